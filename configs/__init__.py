@@ -1,0 +1,1 @@
+"""The YAML configurations, as package data: ``importlib.resources.files("tamis.configs")``."""

@@ -1,0 +1,219 @@
+"""The shared loop: act -> reward -> filter -> complete -> update, and the seams through which callbacks join it."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from ..rollout import Rollout
+
+
+class ActionEvaluation(NamedTuple):
+    """What a policy says of given actions under its parameters of this moment.
+
+    Args:
+        log_probs: ``[B, T]`` log-probability of each step taken.
+        entropy: ``[B, T]`` entropy of the distribution that each step was drawn from.
+        values: ``[B, T]`` the critic's estimates, ``None`` for a policy without a critic.
+    """
+
+    log_probs: Tensor
+    entropy: Tensor
+    values: Tensor | None
+
+
+class PolicyCallback(Callback):
+    """A Lightning callback that may also change a rollout and watch the update.
+
+    Callbacks see the rollout in the order in which the trainer lists them.
+    """
+
+    def on_rollout(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> Rollout:
+        """Called once the rewards are known and before anything else is computed; returns the rollout to learn from."""
+        return rollout
+
+    def on_update_end(
+        self, trainer: Trainer, module: PolicyModule, rollout: Rollout, stats: Mapping[str, Tensor]
+    ) -> None:
+        """Called after the optimisers' steps, with the rollout that was learned from and the update's statistics."""
+
+
+class PolicyUpdate(PolicyCallback, ABC):
+    """How the policy learns from a rollout. A run has exactly one."""
+
+    #: False for an update that leaves the rewards aside and only steps the loss which the module hands over.
+    learns_from_rewards: ClassVar[bool] = True
+
+    @abstractmethod
+    def update(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> dict[str, Tensor]:
+        """Take the optimisers' steps and return statistics under ``update/`` names, as detached scalars."""
+
+
+class PolicyModule(LightningModule, ABC):
+    """A policy, its environment and its reward; what it learns by is a `PolicyUpdate` among the trainer's callbacks.
+
+    The whole loop runs inside ``training_step``, so that it stays inside the forward of the trainer's strategy.
+    ``iteration`` counts rounds of the loop and drives schedules, logging and the stop, because Lightning's
+    ``global_step`` counts the steps of every optimiser.
+
+    Args:
+        max_iterations: rounds of the loop after which training stops; ``None`` leaves it to the trainer's limits.
+    """
+
+    #: Networks of the environment: they step once an iteration, on the loss that the rollout hands over.
+    environment_networks: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, max_iterations: int | None = None) -> None:
+        super().__init__()
+        if max_iterations is not None and max_iterations < 1:
+            raise ValueError(f"max_iterations must be at least 1 or null (no limit), got {max_iterations}")
+        self.automatic_optimization = False
+        self.max_iterations = max_iterations
+        self.iteration = 0
+
+    @abstractmethod
+    def act(self, batch: Any) -> Rollout:  # noqa: ANN401 - a batch is whatever the datamodule gives
+        """Draw actions for a batch."""
+
+    @abstractmethod
+    def reward(self, rollout: Rollout) -> Rollout:
+        """Fill ``rewards`` (and ``environment_loss`` where the environment learns too)."""
+
+    def complete(self, rollout: Rollout) -> Rollout:
+        """Fill what the update needs of the kept rows only: log-probabilities, reference, values."""
+        return rollout
+
+    @abstractmethod
+    def evaluate_actions(self, rollout: Rollout) -> ActionEvaluation:
+        """Evaluate the rollout's actions under today's parameters, with gradients."""
+
+    @abstractmethod
+    def networks(self) -> dict[str, nn.Module]:
+        """The trained networks by name, in the order of the optimisers that ``configure_optimizers`` returns."""
+
+    @property
+    def learns_from_rewards(self) -> bool:
+        """False where the module's own loss is the whole objective, see `PolicyUpdate.learns_from_rewards`."""
+        return True
+
+    def setup(self, stage: str) -> None:
+        """Refuse a run that could not learn, before any time is spent on it."""
+        if stage == "fit":
+            self._policy_update()
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
+        """One round of the loop."""
+        started = time.perf_counter()
+        rollout = self.reward(self.act(batch))
+        acted = time.perf_counter()
+        for callback in self._policy_callbacks():
+            rollout = callback.on_rollout(self.trainer, self, rollout)
+        rollout = self.complete(rollout)
+        completed = time.perf_counter()
+        stats = self._policy_update().update(self.trainer, self, rollout)
+        self.iteration += 1
+        self.log("step", float(self.iteration))  # Lightning takes this as the x-axis of every logger
+        self.log("iteration", float(self.iteration))
+        self.log("timing/act_and_reward_s", acted - started)
+        self.log("timing/complete_s", completed - acted)
+        self.log("timing/update_s", time.perf_counter() - completed)
+        for callback in self._policy_callbacks():
+            callback.on_update_end(self.trainer, self, rollout, stats)
+        self._step_schedulers("step")
+        if self.max_iterations is not None and self.iteration >= self.max_iterations:
+            self.trainer.should_stop = True
+
+    def on_train_epoch_end(self) -> None:
+        """Step the schedules that count epochs."""
+        self._step_schedulers("epoch")
+
+    def optimize(
+        self, loss: Tensor, environment_loss: Tensor | None = None, max_grad_norm: float | None = None
+    ) -> dict[str, Tensor]:
+        """One backward pass and one step of each optimiser concerned.
+
+        Args:
+            loss: scalar loss of the policy (and critic).
+            environment_loss: scalar loss of the environment's networks; they step only when it is given.
+            max_grad_norm: each network's gradient is clipped to this norm; ``None`` does not clip.
+
+        Returns:
+            The norm of each stepped network's gradient before clipping, as ``update/grad_norm_<network>``.
+        """
+        stepped = {
+            name: (network, optimizer)
+            for (name, network), optimizer in zip(self.networks().items(), self._optimizers(), strict=True)
+            if environment_loss is not None or name not in self.environment_networks
+        }
+        for _, optimizer in stepped.values():
+            optimizer.zero_grad()
+        self.manual_backward(loss if environment_loss is None else loss + environment_loss)
+        norms = {}
+        for name, (network, optimizer) in stepped.items():
+            limit = float("inf") if max_grad_norm is None else max_grad_norm
+            norms[f"update/grad_norm_{name}"] = nn.utils.clip_grad_norm_(network.parameters(), limit).detach()
+            optimizer.step()
+        return norms
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the iteration counter."""
+        checkpoint["iteration"] = self.iteration
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Go on counting where the checkpoint stopped."""
+        self.iteration = int(checkpoint["iteration"])
+
+    def _optimizers(self) -> list[LightningOptimizer]:
+        optimizers = self.optimizers()
+        return optimizers if isinstance(optimizers, list) else [optimizers]  # type: ignore[list-item]
+
+    def _step_schedulers(self, interval: str) -> None:
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == interval:
+                config.scheduler.step()  # type: ignore[call-arg]
+
+    def _policy_callbacks(self) -> list[PolicyCallback]:
+        return [callback for callback in _callbacks(self.trainer) if isinstance(callback, PolicyCallback)]
+
+    def _policy_update(self) -> PolicyUpdate:
+        updates = [callback for callback in self._policy_callbacks() if isinstance(callback, PolicyUpdate)]
+        names = ", ".join(type(update).__name__ for update in updates)
+        if not updates:
+            raise MisconfigurationException(
+                f"{type(self).__name__} needs one update to learn by, and the trainer has none. Add one: "
+                "`--update PPOUpdate` or `--update ReinforceUpdate` on the command line, "
+                "`Trainer(callbacks=[..., PPOUpdate()])` in a script."
+            )
+        if len(updates) > 1:
+            raise MisconfigurationException(
+                f"{type(self).__name__} learns by exactly one update, and the trainer has {len(updates)}: {names}. "
+                "Keep one of them."
+            )
+        if updates[0].learns_from_rewards != self.learns_from_rewards:
+            wanted = "PPOUpdate or ReinforceUpdate" if self.learns_from_rewards else "EnvironmentUpdate"
+            raise MisconfigurationException(
+                f"{names} does not fit this {type(self).__name__}: it "
+                + ("learns from rewards" if self.learns_from_rewards else "hands over its whole loss itself")
+                + f". Use `--update {wanted}`."
+            )
+        return updates[0]
+
+
+def _callbacks(trainer: Trainer) -> list[Callback]:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def policy_generator(module: PolicyModule, seed: int) -> torch.Generator:
+    """A generator on the module's device that depends on the seed, the iteration and the rank, and on nothing else."""
+    generator = torch.Generator(device=module.device)
+    generator.manual_seed((seed * 1_000_003 + module.iteration) * 65_537 + module.global_rank)
+    return generator

@@ -1,0 +1,47 @@
+"""The maths of both papers as pure functions of tensors; imports torch and nothing else."""
+
+from .advantages import gae, last_step, leave_one_out_baseline, shape_rewards
+from .evaluation import binomial_standard_error, pass_at_k
+from .losses import (
+    KLEstimator,
+    PPOStats,
+    bradley_terry_loss,
+    kl_divergence,
+    ppo_policy_loss,
+    ppo_value_loss,
+    reinforce_loss,
+)
+from .masked import LossAggregation, aggregate_loss, masked_mean, masked_whiten
+from .noise import official_noise_objective, upsample_blur, upsample_blur_matrix
+from .reliability import Binning, RSquared, r_squared
+from .selection import SelectionMode, Strategy, select, selection_weights
+
+__all__ = [
+    "Strategy",
+    "SelectionMode",
+    "selection_weights",
+    "select",
+    "shape_rewards",
+    "last_step",
+    "gae",
+    "leave_one_out_baseline",
+    "LossAggregation",
+    "masked_mean",
+    "masked_whiten",
+    "aggregate_loss",
+    "PPOStats",
+    "ppo_policy_loss",
+    "ppo_value_loss",
+    "reinforce_loss",
+    "KLEstimator",
+    "kl_divergence",
+    "bradley_terry_loss",
+    "Binning",
+    "RSquared",
+    "r_squared",
+    "pass_at_k",
+    "binomial_standard_error",
+    "official_noise_objective",
+    "upsample_blur",
+    "upsample_blur_matrix",
+]
