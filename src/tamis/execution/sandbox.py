@@ -1,0 +1,149 @@
+"""The one door through which model-written code is run."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from queue import SimpleQueue
+from types import TracebackType
+from typing import Literal, Self
+
+from .programs import Limits, Program, Status, Verdict
+from .worker import Worker, WorkerLostError
+
+ATTEMPTS = 2  # a lost worker is most often the machine's doing; twice in a row is worth telling
+DEFAULT_LIMITS = Limits()
+
+Job = tuple[Program, "Future[Verdict]"]
+
+
+class SandboxClosedError(RuntimeError):
+    """The sandbox was closed before, or while, a program was to run."""
+
+
+class Sandbox:
+    """Runs untrusted programs in forked children of clean interpreters, each with an empty environment and folder.
+
+    The level ``process`` limits accidents: endless loops, memory hogs, floods of output, forgotten children. It is NOT
+    a security boundary: code that sets out to attack can read files, open sockets, kill processes of the same user,
+    and forge its own verdict, because its test runs in the same process. Run what you do not trust at all in a
+    container or virtual machine. Stronger levels will come behind this same interface.
+
+    Needs Linux or macOS.
+
+    Args:
+        workers: Number of fork servers; the number of free cores is a good choice.
+        isolation: ``process``, or ``auto`` for the strongest level that there is (today: ``process``).
+        limits: What each program may use.
+
+    Raises:
+        ValueError: ``workers`` is below 1, or ``isolation`` is not a known level.
+    """
+
+    def __init__(
+        self, workers: int = 2, isolation: Literal["auto", "process"] = "auto", limits: Limits = DEFAULT_LIMITS
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers is {workers}; the sandbox needs at least 1.")
+        if isolation not in ("auto", "process"):
+            raise ValueError(f"isolation is {isolation!r}; choose 'auto' or 'process'.")
+        self.limits = limits
+        self._owner = os.getpid()
+        self._closed = False
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._workers = [Worker(limits, self.level) for _ in range(workers)]
+        # One thread for the whole life of a worker: Linux ties a server's death to the THREAD that started it.
+        self._threads = [threading.Thread(target=self._drive, args=(worker,), daemon=True) for worker in self._workers]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def level(self) -> str:
+        """The isolation that is really on."""
+        return "process"
+
+    def run(self, program: Program) -> Verdict:
+        """Runs one program. See ``run_many``."""
+        return self.run_many([program])[0]
+
+    def run_many(self, programs: Sequence[Program]) -> list[Verdict]:
+        """Runs programs on all workers; identical ones are run once.
+
+        Args:
+            programs: What to run.
+
+        Returns:
+            One verdict for each program, in the same order.
+
+        Raises:
+            SandboxClosedError: The sandbox is closed, or was closed meanwhile.
+            RuntimeError: Called in a fork of the process that made this sandbox.
+            OSError: A fork server could not be started.
+        """
+        if self._closed:
+            raise SandboxClosedError("This sandbox is closed; make a new one.")
+        if os.getpid() != self._owner:
+            raise RuntimeError("This sandbox belongs to the process that forked this one; make a new one here.")
+        verdicts: dict[Program, Future[Verdict]] = {}
+        for program in programs:
+            if program not in verdicts:
+                verdicts[program] = Future()
+                self._jobs.put((program, verdicts[program]))
+        try:
+            return [verdicts[program].result() for program in programs]
+        finally:
+            for verdict in verdicts.values():
+                verdict.cancel()  # after Ctrl-C or an error, those that have not begun never will
+
+    def close(self) -> None:
+        """Kills what runs and ends the workers; may be called twice. Returns when no process is left."""
+        if os.getpid() != self._owner:
+            return  # threads and servers are not this process's to end
+        self._closed = True
+        for worker in self._workers:
+            self._jobs.put(None)
+            worker.interrupt()
+        for thread in self._threads:
+            thread.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _drive(self, worker: Worker) -> None:
+        """One thread's life: takes jobs from the shared queue and runs them on its own worker."""
+        try:
+            while (job := self._jobs.get()) is not None:
+                program, verdict = job
+                if not verdict.set_running_or_notify_cancel():
+                    continue
+                try:
+                    verdict.set_result(self._judge(worker, program))
+                except Exception as error:  # raised again by run_many, in the caller's thread
+                    verdict.set_exception(error)
+        finally:
+            worker.stop()
+
+    def _judge(self, worker: Worker, program: Program) -> Verdict:
+        size = len(program.source.encode(errors="surrogatepass"))
+        if size > self.limits.source_kb << 10:
+            detail = f"the source has {size} bytes, over the limit of {self.limits.source_kb} KiB"
+            return Verdict(Status.ERROR, detail, 0.0, 0.0, self.level)
+        reason = ""
+        for _ in range(ATTEMPTS):
+            try:
+                worker.start()
+                if not self._closed:  # asked after the start: from here on, close() can interrupt the worker
+                    return worker.run(program)
+            except WorkerLostError as lost:
+                reason = str(lost)
+                worker.stop()
+            if self._closed:
+                raise SandboxClosedError("The sandbox was closed while programs were running.")
+        return Verdict(Status.INTERNAL, f"{reason} ({ATTEMPTS} times)", 0.0, 0.0, self.level)
