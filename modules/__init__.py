@@ -1,5 +1,24 @@
 """LightningModules: what a policy is, and the supervised stages around it."""
 
+from .code_policy import CodePolicy
+from .image_classifier import ImageClassifier
+from .noise_mask import NoiseMaskPretraining
 from .policy import ActionEvaluation, PolicyCallback, PolicyModule, PolicyUpdate
+from .reward_model import RewardModel
+from .rewards import LearnedReward, Reward, UnitTests
+from .supervised import SupervisedFineTuning
 
-__all__ = ["ActionEvaluation", "PolicyCallback", "PolicyModule", "PolicyUpdate"]
+__all__ = [
+    "SupervisedFineTuning",
+    "RewardModel",
+    "CodePolicy",
+    "NoiseMaskPretraining",
+    "ImageClassifier",
+    "Reward",
+    "LearnedReward",
+    "UnitTests",
+    "PolicyModule",
+    "PolicyCallback",
+    "PolicyUpdate",
+    "ActionEvaluation",
+]

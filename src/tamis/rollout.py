@@ -81,6 +81,17 @@ class Rollout:
         for start in range(0, len(self), size):
             yield self.select(torch.arange(start, start + size, device=self.group_ids.device))
 
+    def groups(self) -> Tensor:
+        """``[P, N]`` row indices: one group a row, groups by rising id, rows of a group in their order.
+
+        Raises:
+            ValueError: if groups differ in size, as ranking inside groups and equal work on every rank need.
+        """
+        counts = torch.unique(self.group_ids, return_counts=True)[1]
+        if len(set(counts.tolist())) != 1:
+            raise ValueError(f"every group needs the same number of rows, got groups of {sorted(set(counts.tolist()))}")
+        return self.group_ids.argsort(stable=True).view(len(counts), -1)
+
     def to(self, device: torch.device | str) -> Rollout:
         """The same rollout with every tensor on ``device``."""
         return self._map(lambda tensor: tensor.to(device))

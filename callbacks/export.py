@@ -1,0 +1,52 @@
+"""Leaving a trained model where the next stage finds it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+
+@runtime_checkable
+class Exportable(Protocol):
+    """A module that can write itself into a folder."""
+
+    def export(self, folder: Path) -> None:
+        """Write the trained model."""
+
+
+class ModelExport(Callback):
+    """At the end of ``fit``, write the trained model into ``<run directory>/model`` in its field's usual format.
+
+    Language and reward models become folders for ``from_pretrained``, classifiers a plain state dict.
+
+    Args:
+        folder: another place; an existing folder that is not empty is an error.
+    """
+
+    def __init__(self, folder: str | None = None) -> None:
+        self.folder = folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse to overwrite before any time is spent."""
+        if stage != "fit":
+            return
+        folder = self._folder(trainer)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} already holds a model; choose another run_dir or folder, or remove it")
+        if not isinstance(pl_module, Exportable):
+            raise MisconfigurationException(f"{type(pl_module).__name__} has no export(folder); remove ModelExport")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the model once, on rank 0."""
+        if trainer.is_global_zero and isinstance(pl_module, Exportable):
+            folder = self._folder(trainer)
+            folder.mkdir(parents=True, exist_ok=True)
+            pl_module.export(folder)
+            rank_zero_info(f"Model written to {folder}")
+
+    def _folder(self, trainer: Trainer) -> Path:
+        return Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "model"

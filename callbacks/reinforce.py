@@ -1,0 +1,121 @@
+"""REINFORCE as a callback; with the leave-one-out baseline it is RLOO."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from lightning.pytorch import Trainer
+from torch import Tensor
+
+from ..functional import KLEstimator, LossAggregation, masked_mean, reinforce_loss, shape_rewards
+from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
+from ..rollout import Rollout
+from .minibatches import mean_stats, minibatches
+from .ppo import leave_one_out_advantages, step_kl
+
+Baseline = Literal["leave_one_out", "group_mean", "running_mean", "none"]
+
+
+class ReinforceUpdate(PolicyUpdate):
+    """Learn by ``-(reward - baseline) * log-probability``, one pass over the kept rows.
+
+    Args:
+        baseline: ``leave_one_out`` (mean of the group's other rows, unbiased), ``group_mean`` (mean of all of them),
+            ``running_mean`` (average over past iterations) or ``none``.
+        momentum: of the running mean, in [0, 1).
+        kl_coef: weight of the KL to the reference in the reward; more than 0 needs a reference policy.
+        kl_estimator: of that penalty.
+        entropy_coef: weight of the entropy bonus.
+        loss_aggregation: ``seq_sum`` is the joint log-probability; ``seq_mean`` divides it by the row's steps.
+        minibatch_size: rows an optimiser step; ``None`` takes one step on all rows, the exact policy gradient.
+        max_grad_norm: clip each network's gradient to this norm; ``None`` does not clip.
+        seed: of the minibatches' order.
+    """
+
+    def __init__(
+        self,
+        baseline: Baseline = "leave_one_out",
+        momentum: float = 0.9,
+        kl_coef: float = 0.0,
+        kl_estimator: KLEstimator = "k1",
+        entropy_coef: float = 0.0,
+        loss_aggregation: LossAggregation = "seq_mean",
+        minibatch_size: int | None = None,
+        max_grad_norm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+        self.baseline: Baseline = baseline
+        self.momentum = momentum
+        self.kl_coef = kl_coef
+        self.kl_estimator: KLEstimator = kl_estimator
+        self.entropy_coef = entropy_coef
+        self.loss_aggregation: LossAggregation = loss_aggregation
+        self.minibatch_size = minibatch_size
+        self.max_grad_norm = max_grad_norm
+        self.seed = seed
+        self._running_mean: float | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Two instances with different baselines keep their averages apart."""
+        return self._generate_state_key(baseline=self.baseline)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The running mean of the rewards."""
+        return {"running_mean": self._running_mean}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved running mean."""
+        self._running_mean = state_dict["running_mean"]
+
+    def update(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> dict[str, Tensor]:
+        """One pass of optimiser steps over the kept rows."""
+        rollout = rollout.replace(advantages=self.estimate_advantages(rollout))
+        environment_loss = None if rollout.environment_loss is None else rollout.environment_loss.mean()
+        steps: list[dict[str, Tensor]] = []
+        for minibatch in minibatches(rollout, self.minibatch_size, policy_generator(module, self.seed)):
+            # Before the first step the graph of the actions is still good; after it the policy is another one.
+            loss, stats = self.loss(module, minibatch if not steps else minibatch.detach())
+            norms = module.optimize(loss, environment_loss if not steps else None, self.max_grad_norm)
+            steps.append(stats | norms)
+        return mean_stats(steps)
+
+    def estimate_advantages(self, rollout: Rollout) -> Tensor:
+        """``[B]`` reward (less the KL penalty) minus the baseline.
+
+        Raises:
+            ValueError: without rewards, or for a leave-one-out baseline with one row a group.
+        """
+        if rollout.rewards is None:
+            raise ValueError("an update needs rewards, and this rollout has none")
+        kl = step_kl(rollout, self.kl_coef, self.kl_estimator)
+        rewards = shape_rewards(rollout.rewards.detach(), kl, rollout.response_mask, self.kl_coef).sum(dim=1)
+        if self.baseline == "leave_one_out":
+            return leave_one_out_advantages(rollout, rewards)
+        if self.baseline == "group_mean":
+            advantages = rewards.clone()
+            groups = rollout.groups()
+            advantages[groups] -= rewards[groups].mean(dim=1, keepdim=True)
+            return advantages
+        if self.baseline == "running_mean":
+            return rewards - self._update_running_mean(float(rewards.mean()))
+        return rewards
+
+    def loss(self, module: PolicyModule, minibatch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
+        """REINFORCE loss and entropy bonus of one minibatch."""
+        if minibatch.advantages is None:
+            raise ValueError("REINFORCE needs advantages; call estimate_advantages first")
+        evaluation = module.evaluate_actions(minibatch)
+        mask = minibatch.response_mask
+        loss = reinforce_loss(evaluation.log_probs, minibatch.advantages, mask, self.loss_aggregation)
+        entropy = masked_mean(evaluation.entropy, mask)
+        stats = {"update/policy_loss": loss.detach(), "update/entropy": entropy.detach()}
+        return loss - self.entropy_coef * entropy, stats
+
+    def _update_running_mean(self, mean: float) -> float:
+        """The mean before this iteration (this one's own at the start), then move it."""
+        before = mean if self._running_mean is None else self._running_mean
+        self._running_mean = self.momentum * before + (1 - self.momentum) * mean
+        return before

@@ -1,0 +1,61 @@
+"""Reading JSONL files of tasks, demonstrations and preferences."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+_SLICE = re.compile(r"^(?P<path>.*)\[(?P<start>\d*):(?P<stop>\d*)\]$")
+
+
+def read_jsonl(source: str, required: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Rows of a JSONL file (or a JSON array; either may be gzipped), each with its place as ``_source``.
+
+    Args:
+        source: a path, optionally with a range of rows as in ``tasks.jsonl[2000:3500]``.
+        required: keys that every row must have.
+
+    Raises:
+        FileNotFoundError: for a missing file.
+        ValueError: naming file and line, for a line that does not parse, is no object or lacks a key; for no rows.
+    """
+    match = _SLICE.match(source)
+    path = Path(match["path"] if match else source)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {str(path)!r}; give a .jsonl, .jsonl.gz or .json file of tasks")
+    rows = _parse(path)
+    for row in rows:
+        for key in required:
+            if key not in row:
+                raise ValueError(f"{row['_source']}: the key {key!r} is missing; the row has {sorted(set(row) - {'_source'})}")
+    if match:
+        rows = rows[int(match["start"] or 0) : int(match["stop"]) if match["stop"] else None]
+    if not rows:
+        raise ValueError(f"{source}: no rows; the file is empty or the range lies outside it")
+    return rows
+
+
+def _parse(path: Path) -> list[dict[str, Any]]:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8") as file:
+        text = file.read()
+    if text.lstrip().startswith("["):
+        items = list(enumerate(_loads(text, f"{path}"), start=1))
+    else:
+        lines = enumerate(text.splitlines(), start=1)
+        items = [(number, _loads(line, f"{path}:{number}")) for number, line in lines if line.strip()]
+    for number, item in items:
+        if not isinstance(item, dict):
+            raise ValueError(f"{path}:{number}: expected an object, got {type(item).__name__}")
+    return [{**item, "_source": f"{path}:{number}"} for number, item in items]
+
+
+def _loads(text: str, place: str) -> Any:  # noqa: ANN401 - JSON
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from error

@@ -1,0 +1,293 @@
+"""A language model that writes programs, as a policy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from ..functional import pass_at_k
+from ..generation import Samples, sample
+from ..rollout import Rollout
+from .language_model import (
+    PromptFormat,
+    TokenBatch,
+    format_prompts,
+    load_causal_lm,
+    load_tokenizer,
+    pad,
+    save_language_model,
+    score_actions,
+    tokenize,
+)
+from .policy import ActionEvaluation, PolicyModule, policy_generator
+from .rewards import Reward, Verifier
+from .scalar_head import ScalarHeadModel, ValueHead
+from .schedules import Schedule, with_schedule
+
+Critic = Literal["none", "shared_trunk", "own_trunk"]
+Batch = Sequence[Mapping[str, Any]]
+
+
+class CodePolicy(PolicyModule):
+    """Samples N programs a task, rewards them, and hands the rollout to the callbacks that learn from it.
+
+    ``validate`` and ``test`` measure pass@1 by running the tests; ``predict`` returns samples with verdicts.
+
+    Args:
+        model_name_or_path: folder, ``.gguf`` file or hub name of the policy, which is also its own frozen reference.
+        reward: where rewards come from: ``LearnedReward`` or ``UnitTests``; training needs one.
+        num_samples: N, responses a prompt.
+        temperature: of the training samples and of everything scored with them.
+        max_new_tokens: longest response in tokens.
+        max_prompt_tokens: longest prompt in tokens; a longer one is an error.
+        prompt_format: ``plain`` text, or ``chat`` for the tokenizer's chat template.
+        critic: ``shared_trunk`` puts a head on the policy's own hidden states (no gradient into them); ``own_trunk``
+            trains a second transformer; ``none`` for updates that need no critic.
+        critic_path: where a critic with its own trunk starts, usually the reward model; ``None`` takes the policy.
+        reference: keep a frozen copy of the starting policy for the KL penalty; with LoRA it is the bare base.
+        lora_rank: train a LoRA adapter of this rank instead of the whole model; 0 trains everything.
+        policy_optimizer: of the policy.
+        critic_optimizer: of the critic.
+        schedule: how the learning rates move after the warm-up, over ``max_iterations``.
+        warmup_ratio: share of the iterations in which the learning rates rise to their values.
+        eval_samples: samples a task when validating or testing; 1 with ``eval_temperature`` 0 is greedy pass@1.
+        eval_temperature: of those samples.
+        workers: programs that run at the same time when tests are run.
+        seed: of the samples.
+        max_iterations: rounds of the loop after which training stops.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        reward: Reward | None = None,
+        num_samples: int = 5,
+        temperature: float = 1.0,
+        max_new_tokens: int = 256,
+        max_prompt_tokens: int = 1024,
+        prompt_format: PromptFormat = "plain",
+        critic: Critic = "shared_trunk",
+        critic_path: str | None = None,
+        reference: bool = True,
+        lora_rank: int = 0,
+        policy_optimizer: OptimizerCallable = torch.optim.AdamW,
+        critic_optimizer: OptimizerCallable = torch.optim.AdamW,
+        schedule: Schedule = "linear",
+        warmup_ratio: float = 0.03,
+        eval_samples: int = 1,
+        eval_temperature: float = 0.0,
+        workers: int = 2,
+        seed: int = 0,
+        max_iterations: int | None = None,
+    ) -> None:
+        super().__init__(max_iterations)
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive to sample, got {temperature}; greedy is for evaluation only")
+        self.save_hyperparameters(ignore=["reward", "policy_optimizer", "critic_optimizer"])
+        self.strict_loading = False  # frozen networks are loaded from where they came from, not from checkpoints
+        self.num_samples, self.temperature, self.seed = num_samples, temperature, seed
+        self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
+        self.prompt_format: PromptFormat = prompt_format
+        self.eval_samples, self.eval_temperature = eval_samples, eval_temperature
+        self.policy_optimizer, self.critic_optimizer = policy_optimizer, critic_optimizer
+        self.schedule, self.warmup_ratio = schedule, warmup_ratio
+        self.tokenizer = load_tokenizer(model_name_or_path)
+        self.policy = load_causal_lm(model_name_or_path, lora_rank)
+        self.lora = lora_rank > 0
+        self.reference = None
+        self.has_reference = reference
+        if reference and not self.lora:
+            self.reference = load_causal_lm(model_name_or_path).requires_grad_(False)
+        self.critic = self._make_critic(critic, critic_path or model_name_or_path)
+        self.reward_function = reward
+        self.verifier = Verifier(workers)
+
+    def setup(self, stage: str) -> None:
+        """Refuse to train without a reward, before any time is spent."""
+        super().setup(stage)
+        if stage == "fit" and self.reward_function is None:
+            raise ValueError(
+                "CodePolicy needs a reward to train on: `--model.reward LearnedReward "
+                "--model.reward.model_name_or_path FOLDER` or `--model.reward UnitTests`"
+            )
+
+    def teardown(self, stage: str) -> None:
+        """Stop whatever runs programs."""
+        self.verifier.close()
+        if self.reward_function is not None:
+            self.reward_function.close()
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The policy, and the critic if there is one."""
+        networks: dict[str, nn.Module] = {"policy": self.policy}
+        return networks if self.critic is None else networks | {"critic": self.critic}
+
+    def act(self, batch: Batch) -> Rollout:
+        """Sample N responses of every prompt in the batch."""
+        prompts = self._prompts(batch)
+        generator = policy_generator(self, self.seed)
+        samples = self._sample(prompts, self.num_samples, self.temperature, generator)
+        groups = torch.arange(len(batch), device=self.device).repeat_interleave(self.num_samples)
+        return Rollout(
+            group_ids=groups,
+            actions=samples.tokens,
+            response_mask=samples.response_mask,
+            truncated=samples.truncated,
+            observations={"prompt_ids": prompts.ids[groups], "prompt_mask": prompts.mask[groups]},
+            records=_with_completions(batch, self._decode(samples), self.num_samples),
+        )
+
+    def reward(self, rollout: Rollout) -> Rollout:
+        """Score the completions as text."""
+        if self.reward_function is None:
+            raise ValueError("this CodePolicy has no reward")
+        completions = [record["completion"] for record in rollout.records]
+        return rollout.replace(rewards=self.reward_function(rollout.records, completions).to(self.device))
+
+    @torch.no_grad()
+    def complete(self, rollout: Rollout) -> Rollout:
+        """Log-probabilities, reference log-probabilities and values of the kept rows."""
+        evaluation = self.evaluate_actions(rollout)
+        values = evaluation.values
+        ref_log_probs = self._reference_log_probs(rollout) if self.has_reference else None
+        return rollout.replace(log_probs=evaluation.log_probs, values=values, ref_log_probs=ref_log_probs)
+
+    def evaluate_actions(self, rollout: Rollout) -> ActionEvaluation:
+        """One forward of the policy, and one of the critic where it has its own trunk."""
+        shared = isinstance(self.critic, ValueHead)
+        scores = self._score(self.policy, rollout, with_hidden=shared)
+        values = None
+        if isinstance(self.critic, ValueHead) and scores.hidden is not None:
+            values = self.critic(scores.hidden.detach())
+        elif isinstance(self.critic, ScalarHeadModel):
+            values = self._own_trunk_values(self.critic, rollout)
+        if values is not None:
+            values = torch.where(rollout.response_mask, values, 0.0)
+        return ActionEvaluation(scores.log_probs, scores.entropy, values)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Pass@1 on held-out tasks."""
+        return self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """Pass@1 on the test tasks; returns every sample with its verdict (and reward) for callbacks."""
+        return self._evaluate(batch, batch_idx, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """N samples of every prompt with their verdicts."""
+        return self._judged_samples(batch, batch_idx, self.num_samples, self.temperature)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
+        """One optimiser a network, with a schedule over the iterations."""
+        factories = {"policy": self.policy_optimizer, "critic": self.critic_optimizer}
+        steps = self.max_iterations or int(self.trainer.estimated_stepping_batches)
+        return [
+            with_schedule(
+                factories[name]([parameter for parameter in network.parameters() if parameter.requires_grad]),
+                self.schedule,
+                self.warmup_ratio,
+                steps,
+            )
+            for name, network in self.networks().items()
+        ]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the frozen networks out: they are read from where they came from."""
+        super().on_save_checkpoint(checkpoint)
+        frozen = ("reference.", "reward_function.")
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(frozen)}
+
+    def export(self, folder: Path) -> None:
+        """Write policy and tokenizer as a folder for ``from_pretrained``."""
+        save_language_model(self.policy, self.tokenizer, folder)
+
+    def _make_critic(self, critic: Critic, path: str) -> nn.Module | None:
+        if critic == "none":
+            return None
+        if critic == "shared_trunk":
+            return ValueHead(int(self.policy.config.hidden_size))
+        return ScalarHeadModel.from_pretrained(path)
+
+    def _prompts(self, batch: Batch) -> TokenBatch:
+        texts = format_prompts(self.tokenizer, [record["prompt"] for record in batch], self.prompt_format)
+        rows = tokenize(self.tokenizer, texts)
+        for record, row in zip(batch, rows, strict=True):
+            if not 0 < len(row) <= self.max_prompt_tokens:
+                raise ValueError(
+                    f"the prompt of task {record.get('task_id')!r} has {len(row)} tokens; it must have between 1 and "
+                    f"max_prompt_tokens={self.max_prompt_tokens}. Raise the limit or drop the task."
+                )
+        tokens = pad(rows, self.tokenizer.pad_token_id, "left")
+        return TokenBatch(tokens.ids.to(self.device), tokens.mask.to(self.device))
+
+    def _sample(self, prompts: TokenBatch, n: int, temperature: float, generator: torch.Generator) -> Samples:
+        return sample(
+            self.policy,
+            prompts.ids,
+            prompts.mask,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_ids=[self.tokenizer.eos_token_id],
+            pad_token_id=self.tokenizer.pad_token_id,
+            num_samples=n,
+            temperature=temperature,
+            generator=generator,
+        )
+
+    def _decode(self, samples: Samples) -> list[str]:
+        """Texts by length, so that a pad token that equals the end token stays out."""
+        lengths = samples.response_mask.sum(dim=1).tolist()
+        rows = [row[:length] for row, length in zip(samples.tokens.tolist(), lengths, strict=True)]
+        texts: list[str] = self.tokenizer.batch_decode(
+            rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return texts
+
+    def _score(self, model: Any, rollout: Rollout, with_hidden: bool = False) -> Any:  # noqa: ANN401
+        prompts = TokenBatch(rollout.observations["prompt_ids"], rollout.observations["prompt_mask"])
+        return score_actions(model, prompts, rollout.actions, rollout.response_mask, self.temperature, with_hidden)
+
+    def _reference_log_probs(self, rollout: Rollout) -> Tensor:
+        if self.reference is not None:
+            log_probs: Tensor = self._score(self.reference, rollout).log_probs
+            return log_probs
+        with self.policy.disable_adapter():  # type: ignore[operator] # a LoRA policy carries its reference inside
+            log_probs = self._score(self.policy, rollout).log_probs
+            return log_probs
+
+    def _own_trunk_values(self, critic: ScalarHeadModel, rollout: Rollout) -> Tensor:
+        ids = torch.cat([rollout.observations["prompt_ids"], rollout.actions], dim=1)
+        mask = torch.cat([rollout.observations["prompt_mask"], rollout.response_mask], dim=1)
+        numbers: Tensor = critic(TokenBatch(ids, mask))
+        return numbers[:, -rollout.actions.shape[1] - 1 : -1]
+
+    def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> list[dict[str, Any]]:
+        rows = self._judged_samples(batch, batch_idx, self.eval_samples, self.eval_temperature)
+        n = self.eval_samples
+        passed = [sum(row["passed"] for row in rows[start : start + n]) for start in range(0, len(rows), n)]
+        rate = pass_at_k([n] * len(passed), passed, 1)
+        self.log(f"{split}/pass@1", rate, prog_bar=True, batch_size=len(batch), on_epoch=True, sync_dist=True)
+        truncated = sum(row["truncated"] for row in rows) / len(rows)
+        self.log(f"{split}/truncated_rate", truncated, batch_size=len(batch), on_epoch=True, sync_dist=True)
+        return rows
+
+    def _judged_samples(self, batch: Batch, batch_idx: int, n: int, temperature: float) -> list[dict[str, Any]]:
+        generator = torch.Generator(device=self.device).manual_seed(self.seed * 1_000_003 + batch_idx)
+        samples = self._sample(self._prompts(batch), n, temperature, generator)
+        completions = self._decode(samples)
+        rows = _with_completions(batch, completions, n)
+        verdicts = self.verifier.run(rows, completions)
+        rewards = None if self.reward_function is None else self.reward_function(rows, completions).tolist()
+        for index, (row, verdict, truncated) in enumerate(zip(rows, verdicts, samples.truncated.tolist(), strict=True)):
+            row |= {"passed": verdict.passed, "status": str(verdict.status), "truncated": truncated}
+            row["reward"] = None if rewards is None else rewards[index]
+        return rows
+
+
+def _with_completions(batch: Batch, completions: Sequence[str], n: int) -> list[dict[str, Any]]:
+    return [{**batch[index // n], "completion": completion} for index, completion in enumerate(completions)]

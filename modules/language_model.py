@@ -1,0 +1,185 @@
+"""Loading causal language models and tokenizers, and scoring responses with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..generation.sampling import position_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+PromptFormat = Literal["plain", "chat"]
+
+
+def load_tokenizer(model_name_or_path: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder, a GGUF file or a hub name.
+
+    Raises:
+        FileNotFoundError: for a path that does not exist.
+        ValueError: for a tokenizer without an end token, which could never end a response.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_source(model_name_or_path))
+    if tokenizer.eos_token_id is None:
+        raise ValueError(f"the tokenizer of {model_name_or_path} has no end token; set its eos_token and save it again")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # masks come from lengths, so nothing confuses the two
+    return tokenizer
+
+
+def load_causal_lm(model_name_or_path: str, lora_rank: int = 0) -> PreTrainedModel:
+    """A decoder-only model in fp32, without dropout, with a LoRA adapter on every linear layer if asked.
+
+    Args:
+        model_name_or_path: a folder, a ``.gguf`` file or a hub name.
+        lora_rank: rank of the adapter; 0 trains the full model.
+
+    Raises:
+        FileNotFoundError: for a path that does not exist.
+    """
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(**_source(model_name_or_path), dtype=torch.float32)
+    if lora_rank > 0:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(model, config)
+    disable_dropout(model)
+    return model  # type: ignore[no-any-return]
+
+
+def save_language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a folder that ``from_pretrained`` reads; a LoRA adapter is merged into a copy of its base first."""
+    import copy
+
+    if hasattr(model, "merge_and_unload"):
+        model = copy.deepcopy(model).merge_and_unload()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _source(model_name_or_path: str) -> dict[str, Any]:
+    """The arguments of ``from_pretrained`` for a folder, a GGUF file or a hub name; never runs remote code."""
+    path = Path(model_name_or_path)
+    if path.suffix == ".gguf" and path.is_file():
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+    # A hub name is "name" or "owner/name"; anything else can only be meant as a path.
+    looks_like_path = path.is_absolute() or model_name_or_path.startswith(".") or len(path.parts) > 2
+    if (looks_like_path or path.suffix == ".gguf") and not path.is_dir():
+        raise FileNotFoundError(
+            f"there is no model folder {model_name_or_path!r}. Give a folder written by save_pretrained (an earlier "
+            "stage writes one into <run_dir>/model), a .gguf file, or a hub name."
+        )
+    return {"pretrained_model_name_or_path": model_name_or_path, "trust_remote_code": False}
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every dropout to 0, also the ones that attention takes from the configuration.
+
+    With dropout the ratio of PPO is not 1 before the first step, and rewards of one response differ between calls.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name in ("attention_dropout", "attn_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
+
+
+def format_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Iterable[str], prompt_format: PromptFormat
+) -> list[str]:
+    """The text that the model is given: the prompt as it is, or as a user's turn of the tokenizer's chat template.
+
+    Raises:
+        ValueError: for ``chat`` with a tokenizer that has no chat template.
+    """
+    if prompt_format == "plain":
+        return list(prompts)
+    if not tokenizer.chat_template:
+        raise ValueError("prompt_format: chat needs a tokenizer with a chat template; use prompt_format: plain")
+    return [
+        tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
+        )
+        for prompt in prompts
+    ]
+
+
+class TokenBatch(NamedTuple):
+    """Padded token ids and the mask of the real ones, both ``[B, L]``."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+def pad(rows: Sequence[Sequence[int]], pad_token_id: int, side: Literal["left", "right"]) -> TokenBatch:
+    """Pad token lists to a rectangle; the mask comes from the lengths, never from the ids."""
+    width = max((len(row) for row in rows), default=0)
+    ids = torch.full((len(rows), width), pad_token_id, dtype=torch.int64)
+    mask = torch.zeros((len(rows), width), dtype=torch.bool)
+    for index, row in enumerate(rows):
+        place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[index, place] = torch.tensor(list(row), dtype=torch.int64)
+        mask[index, place] = True
+    return TokenBatch(ids, mask)
+
+
+def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text without special tokens: templates and end tokens are put where they are meant."""
+    ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return ids
+
+
+class ActionScores(NamedTuple):
+    """Scores of given responses, ``[B, T]`` each; ``hidden`` is ``[B, T, H]`` where asked for."""
+
+    log_probs: Tensor
+    entropy: Tensor
+    hidden: Tensor | None
+
+
+def score_actions(
+    model: PreTrainedModel,
+    prompts: TokenBatch,
+    actions: Tensor,
+    response_mask: Tensor,
+    temperature: float,
+    with_hidden: bool = False,
+) -> ActionScores:
+    """Log-probability and entropy of each response token, in fp32, from one forward of prompt and response.
+
+    Args:
+        model: a causal language model.
+        prompts: ``[B, L]``, padded on the left.
+        actions: ``[B, T]`` response tokens.
+        response_mask: ``[B, T]`` bool.
+        temperature: the one that the responses were sampled with; logits are divided by it.
+        with_hidden: also return the last hidden states from which the tokens were predicted.
+    """
+    mask = torch.cat([prompts.mask, response_mask], dim=1)
+    output = model(
+        input_ids=torch.cat([prompts.ids, actions], dim=1),
+        attention_mask=mask.long(),
+        position_ids=position_ids(mask),
+        use_cache=False,
+        logits_to_keep=actions.shape[1] + 1,
+        output_hidden_states=with_hidden,
+    )
+    # The state before a token predicts it; log-softmax in fp32 whatever the model's type.
+    log_softmax = torch.log_softmax(output.logits[:, :-1].float() / temperature, dim=-1)
+    log_probs = log_softmax.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    entropy = -(log_softmax.exp() * log_softmax).sum(dim=-1)
+    hidden = output.hidden_states[-1][:, -actions.shape[1] - 1 : -1] if with_hidden else None
+    zero = torch.zeros_like(log_probs)
+    return ActionScores(
+        torch.where(response_mask, log_probs, zero), torch.where(response_mask, entropy, zero), hidden
+    )

@@ -1,0 +1,100 @@
+"""A language model with one number a token: reward models and critics."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ..generation.sampling import position_ids
+from .language_model import TokenBatch, _source, disable_dropout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+_HEAD_FILE = "scalar_head.safetensors"
+_CONFIG_FILE = "scalar_head.json"
+
+
+class ValueHead(nn.Module):
+    """A two-layer critic on hidden states, in fp32; its last layer starts at zero, so V = 0 before training.
+
+    Args:
+        hidden_size: width of the hidden states.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, 1))
+        nn.init.zeros_(self.layers[-1].weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """``[B, T, H]`` hidden states to ``[B, T]`` values."""
+        values: Tensor = self.layers(hidden.float()).squeeze(-1)
+        return values
+
+
+class ScalarHeadModel(nn.Module):
+    """A transformer trunk with a linear fp32 head that gives every token a number.
+
+    Args:
+        trunk: a model of transformers without its language-model head.
+        reward_mean: mean of the raw scores on reference responses; subtracted by ``normalise``.
+        reward_std: their standard deviation.
+    """
+
+    def __init__(self, trunk: PreTrainedModel, reward_mean: float = 0.0, reward_std: float = 1.0) -> None:
+        super().__init__()
+        self.trunk = trunk
+        self.head = nn.Linear(int(trunk.config.hidden_size), 1)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+        self.reward_mean, self.reward_std = reward_mean, reward_std
+
+    @classmethod
+    def from_pretrained(cls, model_name_or_path: str) -> ScalarHeadModel:
+        """Load a folder written by `save_pretrained`; from a plain language model the head starts at zero.
+
+        Raises:
+            FileNotFoundError: for a path that does not exist.
+        """
+        from safetensors.torch import load_file
+        from transformers import AutoModel
+
+        trunk = AutoModel.from_pretrained(**_source(model_name_or_path), dtype=torch.float32)
+        disable_dropout(trunk)
+        model = cls(trunk)
+        folder = Path(model_name_or_path)
+        if (folder / _HEAD_FILE).is_file():
+            model.head.load_state_dict(load_file(folder / _HEAD_FILE))
+            config = json.loads((folder / _CONFIG_FILE).read_text())
+            model.reward_mean, model.reward_std = config["reward_mean"], config["reward_std"]
+        return model
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write trunk, head and normalisation constants into a folder."""
+        from safetensors.torch import save_file
+
+        self.trunk.save_pretrained(folder)
+        save_file(self.head.state_dict(), folder / _HEAD_FILE)
+        config = {"reward_mean": self.reward_mean, "reward_std": self.reward_std}
+        (folder / _CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
+
+    def forward(self, tokens: TokenBatch) -> Tensor:
+        """``[B, L]`` one number a token, each from the state *at* that token."""
+        output = self.trunk(
+            input_ids=tokens.ids,
+            attention_mask=tokens.mask.long(),
+            position_ids=position_ids(tokens.mask),
+            use_cache=False,
+        )
+        numbers: Tensor = self.head(output.last_hidden_state.float()).squeeze(-1)
+        return numbers
+
+    def normalise(self, scores: Tensor) -> Tensor:
+        """Scores in standard deviations from the mean of the reference responses."""
+        return (scores - self.reward_mean) / max(self.reward_std, 1e-6)

@@ -1,0 +1,107 @@
+"""Supervised fine-tuning of a language model on prompt-completion pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+from torch.nn import functional as F
+
+from .language_model import (
+    PromptFormat,
+    format_prompts,
+    load_causal_lm,
+    load_tokenizer,
+    pad,
+    save_language_model,
+    tokenize,
+)
+from .schedules import Schedule, with_schedule
+
+
+class SupervisedFineTuning(LightningModule):
+    """Next-token training on the completions; prompts are read, not learned.
+
+    Args:
+        model_name_or_path: folder, ``.gguf`` file or hub name of a causal language model.
+        prompt_format: ``plain`` text, or ``chat`` for the tokenizer's chat template.
+        max_length: longest prompt + completion in tokens; longer pairs are cut at the end.
+        lora_rank: train a LoRA adapter of this rank instead of the whole model; 0 trains everything.
+        optimizer: of the model's parameters.
+        schedule: how the learning rate moves after the warm-up.
+        warmup_ratio: share of the steps in which the learning rate rises to its value.
+        max_grad_norm: clip the gradient to this norm.
+    """
+
+    def __init__(
+        self,
+        model_name_or_path: str,
+        prompt_format: PromptFormat = "plain",
+        max_length: int = 1024,
+        lora_rank: int = 0,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        schedule: Schedule = "linear",
+        warmup_ratio: float = 0.03,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["optimizer"])
+        self.prompt_format: PromptFormat = prompt_format
+        self.max_length = max_length
+        self.optimizer, self.schedule, self.warmup_ratio = optimizer, schedule, warmup_ratio
+        self.max_grad_norm = max_grad_norm
+        self.tokenizer = load_tokenizer(model_name_or_path)
+        self.model = load_causal_lm(model_name_or_path, lora_rank)
+
+    def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:
+        """Mean cross-entropy of the completions' tokens."""
+        loss, _ = self._loss(batch)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> None:
+        """The same on held-out pairs."""
+        loss, tokens = self._loss(batch)
+        self.log("val/loss", loss, prog_bar=True, batch_size=tokens, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
+        """The optimiser with its schedule over the run's steps."""
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        steps = int(self.trainer.estimated_stepping_batches)
+        return with_schedule(self.optimizer(trained), self.schedule, self.warmup_ratio, steps)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: Literal["norm", "value"] | str | None = None,
+    ) -> None:
+        """Clip by norm; the trainer's own ``gradient_clip_val`` wins where it is set."""
+        limit = self.max_grad_norm if gradient_clip_val is None else gradient_clip_val
+        self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
+
+    def export(self, folder: Path) -> None:
+        """Write model and tokenizer as a folder for ``from_pretrained``."""
+        save_language_model(self.model, self.tokenizer, folder)
+
+    def _loss(self, batch: Sequence[Mapping[str, Any]]) -> tuple[Tensor, int]:
+        prompts = format_prompts(self.tokenizer, [record["prompt"] for record in batch], self.prompt_format)
+        prompt_ids = tokenize(self.tokenizer, prompts)
+        completion_ids = tokenize(self.tokenizer, [record["completion"] for record in batch])
+        rows = [
+            (prompt + completion + [self.tokenizer.eos_token_id])[: self.max_length]
+            for prompt, completion in zip(prompt_ids, completion_ids, strict=True)
+        ]
+        tokens = pad(rows, self.tokenizer.pad_token_id, "right")
+        starts = torch.tensor([len(prompt) for prompt in prompt_ids]).unsqueeze(1)
+        learned = (tokens.mask & (torch.arange(tokens.ids.shape[1]) >= starts)).to(self.device)
+        ids, mask = tokens.ids.to(self.device), tokens.mask.to(self.device)
+        logits = self.model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits[:, :-1]
+        targets = torch.where(learned, ids, -100)[:, 1:]
+        loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), ignore_index=-100)
+        return loss, int(learned.sum())

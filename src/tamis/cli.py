@@ -1,0 +1,162 @@
+"""The command ``tamis fit|validate|test|predict``: LightningCLI with two keys of its own, ``filter`` and ``update``."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from . import datamodules, modules  # noqa: F401 - so that short class names are known
+from .callbacks import Filtration, PolicyUpdate
+
+_DESCRIPTION = "Train policies by policy gradient, and sift the noise out of it."
+
+
+class TamisParser(LightningArgumentParser):
+    """A parser whose complaint about an unknown key names the nearest right one."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Add the suggestion, then leave as usual."""
+        hint = _nearest_key(message, self)
+        super().error(message if hint is None else f"{message}\n  Did you mean {hint!r}?", ex)
+        raise SystemExit(2)
+
+
+class TamisCLI(LightningCLI):
+    """LightningCLI in subclass mode; ``filter`` and ``update`` are callbacks with keys of their own.
+
+    As named groups any of their options is one flag (``--filter.strategy best_worst``, ``--update.clip_range 0.1``),
+    where an entry of ``trainer.callbacks`` could only be changed by repeating the list.
+    """
+
+    def __init__(self, args: Sequence[str] | None = None) -> None:
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={"description": _DESCRIPTION},
+            args=list(args) if args is not None else None,
+        )
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401 - LightningCLI's own signature
+        """Our parser in place of Lightning's."""
+        kwargs.setdefault("dump_header", [f"tamis {_version()}"])
+        parser = TamisParser(**kwargs)
+        parser.add_argument("-c", "--config", action="config", help="Path to a configuration file in YAML.")
+        return parser
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """The keys beside Lightning's."""
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Directory of this run: logs, checkpoints, exported models. It must be new or empty; "
+            "by default runs/<model>-<number>, the next free number.",
+        )
+        parser.add_subclass_arguments(
+            Filtration, "filter", required=False, help="Which rows may update the policy, e.g. --filter Filtration."
+        )
+        parser.add_subclass_arguments(
+            PolicyUpdate, "update", required=False, help="How the policy learns, e.g. --update PPOUpdate."
+        )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - LightningCLI's own signature
+        """Put the run into a directory of its own, and the filter and the update behind the other callbacks."""
+        run_dir = self._run_dir()
+        config = self._get(self.config_init, "trainer", default={})
+        if config.get("logger") is None:
+            from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+            kwargs["logger"] = [
+                TensorBoardLogger(str(run_dir), name="", version=""),
+                CSVLogger(str(run_dir), name="", version=""),
+            ]
+        extra = [self._get(self.config_init, key) for key in ("filter", "update")]
+        kwargs["callbacks"] = [*(config.get("callbacks") or []), *(callback for callback in extra if callback)]
+        return super().instantiate_trainer(**kwargs, default_root_dir=str(run_dir))
+
+    def _run_dir(self) -> Path:
+        chosen = self._get(self.config, "run_dir")
+        if chosen is None:
+            model = self._get(self.config, "model")
+            return _next_free(Path("runs"), model.class_path.rsplit(".", 1)[-1])
+        run_dir = Path(chosen)
+        if run_dir.is_dir() and any(run_dir.iterdir()):
+            raise SystemExit(
+                f"tamis: the run directory {run_dir} is not empty, and nothing is overwritten. "
+                "Choose another --run_dir, or remove it."
+            )
+        run_dir.mkdir(parents=True, exist_ok=True)
+        return run_dir
+
+
+def main(args: Sequence[str] | None = None) -> TamisCLI:
+    """Run one command; returns the CLI object with its ``trainer``, ``model`` and ``datamodule``."""
+    # The command never reaches out by itself; hub names work once the user switches this off.
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    return TamisCLI(args)
+
+
+def _version() -> str:
+    from . import __version__
+
+    return __version__
+
+
+def _next_free(folder: Path, name: str) -> Path:
+    """``folder/name-<k>`` with the smallest free k, made at once so that two runs never share it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        try:
+            (folder / f"{name}-{number}").mkdir()
+            return folder / f"{name}-{number}"
+        except FileExistsError:
+            number += 1
+
+
+def _nearest_key(message: str, parser: LightningArgumentParser) -> str | None:
+    """The known key that is closest to the unknown one in an error message."""
+    match = re.search(
+        r"[Uu]nrecognized arguments?: -*([\w.]+)|[Kk]ey '([\w.]+)' is not expected|nested key '([\w.]+)'|"
+        r"unknown key[s]?:? '?([\w.]+)",
+        message,
+    )
+    if match is None:
+        return None
+    unknown = next(group for group in match.groups() if group)
+    known = _known_keys(parser)
+    leaf = unknown.rsplit(".", 1)[-1]
+    by_leaf = {key.rsplit(".", 1)[-1]: key for key in known}
+    close = difflib.get_close_matches(unknown, known, 1, 0.7) or [
+        by_leaf[name] for name in difflib.get_close_matches(leaf, by_leaf, 1, 0.7)
+    ]
+    return close[0] if close else None
+
+
+def _known_keys(parser: LightningArgumentParser) -> list[str]:
+    keys = []
+    for action in parser._actions:
+        choices = getattr(action, "choices", None)
+        if isinstance(choices, dict):  # the sub-commands' parsers
+            for child in choices.values():
+                keys += _known_keys(child)
+        elif action.dest:
+            keys.append(action.dest)
+    return keys
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
