@@ -1,0 +1,105 @@
+"""MedMNIST npz files by path (Yang et al. 2023), and anything saved in their format."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from .images import ImageDataModule, ImageSplit, Split, Transform
+
+
+class MedMNIST(ImageDataModule):
+    """One 2D single-label MedMNIST set: ``{train,val,test}_{images,labels}`` in an npz, grey or RGB.
+
+    Args:
+        path: the npz.
+        batch_size: images a step.
+        image_size: pixels a side; the stored 28 (or 64, 128, 224) are resized to it.
+        eval_resize: see `ImageDataModule`; ``None`` is ``image_size``: these images are centred already.
+        crop_scale: see `ImageDataModule`.
+        flip: see `ImageDataModule`; 0 for OrganMNIST, whose left and right kidneys are two classes.
+        mean: MedMNIST's own .5.
+        std: MedMNIST's own .5.
+        num_workers: loader processes.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        batch_size: int = 128,
+        image_size: int = 28,
+        eval_resize: int | None = None,
+        crop_scale: tuple[float, float] = (0.6, 1.0),
+        flip: float = 0.0,
+        mean: float = 0.5,
+        std: float = 0.5,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, image_size, eval_resize or image_size, crop_scale, flip, mean, std, num_workers)
+        self.path = Path(path)
+
+    def read_class_names(self) -> list[str]:
+        """The integers from 0 to the largest training label: the file has no names."""
+        return [str(label) for label in range(int(self._labels("train").max()) + 1)]
+
+    def read_split(self, split: Split, transform: Transform) -> ImageSplit:
+        """The split's arrays, in memory."""
+        images, labels = self._array(f"{split}_images"), self._labels(split)
+        if len(images) != len(labels) or images.ndim not in (3, 4) or len(images) == 0:
+            raise ValueError(
+                f"{self.path}: the {split} split needs images [N, H, W] or [N, H, W, 3] and as many labels, "
+                f"got images {images.shape} and {len(labels)} labels"
+            )
+        if labels.max() >= self.num_classes:
+            raise ValueError(
+                f"{self.path}: {split}_labels has the class {int(labels.max())}, which the training split lacks "
+                f"(it has {self.num_classes})"
+            )
+        return ArrayImages(torch.from_numpy(images), torch.from_numpy(labels), transform)
+
+    def _array(self, key: str) -> NDArray[np.generic]:
+        if not self.path.is_file():
+            raise FileNotFoundError(
+                f"{self.path} does not exist; give the npz of a MedMNIST set, such as organamnist.npz "
+                "(https://doi.org/10.5281/zenodo.10519652)"
+            )
+        try:
+            with np.load(self.path) as arrays:
+                if key not in arrays:
+                    raise ValueError(f"{self.path} lacks the array {key}; it has: {', '.join(arrays) or 'none'}")
+                array: NDArray[np.generic] = arrays[key]
+        except (zipfile.BadZipFile, OSError) as error:
+            raise ValueError(f"{self.path} cannot be read as an npz: {error}") from error
+        return array
+
+    def _labels(self, split: Split) -> NDArray[np.int64]:
+        labels = self._array(f"{split}_labels")
+        if labels.ndim == 2 and labels.shape[1] > 1:
+            raise ValueError(
+                f"{self.path}: {split}_labels is {labels.shape}, several labels an image (ChestMNIST); "
+                "only sets with one label an image are supported"
+            )
+        return labels.reshape(-1).astype(np.int64)
+
+
+class ArrayImages(ImageSplit):
+    """Images held in one array.
+
+    Args:
+        images: ``[N, H, W]`` or ``[N, H, W, 3]`` uint8.
+        labels: ``[N]`` int64.
+        transform: see `ImageSplit`.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor, transform: Transform) -> None:
+        super().__init__(labels, transform)
+        self.images = images.unsqueeze(1) if images.dim() == 3 else images.movedim(-1, 1)
+
+    def read(self, index: int) -> Tensor:
+        """``[1, H, W]`` or ``[3, H, W]`` uint8."""
+        return self.images[index]

@@ -1,0 +1,156 @@
+"""RadImageNet: images named by CSV files, as published, or anything laid out like it."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .images import ImageDataModule, ImageSplit, Split, Transform, encode_labels
+
+#: What torchvision decodes; everything else (DICOM, NIfTI, NumPy arrays ...) goes through MONAI's readers.
+RASTER_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+CSV_NAME = "RadiologyAI_{split}.csv"
+COLUMNS = ("filename", "label")
+
+
+class CsvRows(NamedTuple):
+    """The rows of one split's CSV.
+
+    Args:
+        file: the CSV.
+        filenames: of the images, relative to the root.
+        labels: class names.
+    """
+
+    file: Path
+    filenames: list[str]
+    labels: list[str]
+
+
+class RadImageNet(ImageDataModule):
+    """RadImageNet by path (Mei et al. 2022; the data itself is by request, see radimagenet.com).
+
+    The root holds ``RadiologyAI_{train,val,test}.csv`` with the columns ``filename`` (relative to the root, beginning
+    with ``radiology_ai/``) and ``label``. Both published sets of CSVs, the official patient-wise one and the "refined"
+    one, have these names. The classes are the sorted labels of the training CSV.
+
+    Args:
+        root: folder of the CSVs and images.
+        batch_size: images a step.
+        image_size: pixels a side.
+        eval_resize: see `ImageDataModule`.
+        crop_scale: see `ImageDataModule`.
+        flip: see `ImageDataModule`.
+        mean: the noise mask's published 0.3162.
+        std: the noise mask's published 0.3213.
+        cache: keep the decoded images in memory, for sets that fit; each loader process shares them.
+        num_workers: loader processes.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 32,
+        image_size: int = 224,
+        eval_resize: int | None = None,
+        crop_scale: tuple[float, float] = (0.08, 1.0),
+        flip: float = 0.5,
+        mean: float = 0.3162,
+        std: float = 0.3213,
+        cache: bool = False,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(batch_size, image_size, eval_resize, crop_scale, flip, mean, std, num_workers)
+        self.root = Path(root)
+        self.cache = cache
+
+    def read_class_names(self) -> list[str]:
+        """Sorted labels of the training CSV."""
+        return sorted(set(read_csv(self.root, "train").labels))
+
+    def read_split(self, split: Split, transform: Transform) -> ImageSplit:
+        """The images that the split's CSV names."""
+        return CsvImages(self.root, read_csv(self.root, split), self.class_names, transform, self.cache)
+
+
+class CsvImages(ImageSplit):
+    """Images named by a CSV, decoded as grey, since RadImageNet's three channels are copies of one.
+
+    Args:
+        root: what the file names are relative to.
+        rows: of the CSV.
+        class_names: all classes.
+        transform: see `ImageSplit`.
+        cache: decode everything now and keep it.
+    """
+
+    def __init__(
+        self, root: Path, rows: CsvRows, class_names: list[str], transform: Transform, cache: bool = False
+    ) -> None:
+        super().__init__(encode_labels(rows.labels, class_names, str(rows.file)), transform)
+        self.root, self.rows = root, rows
+        self._cached: list[Tensor] | None = None
+        if cache:
+            self._cached = [self._decode(index) for index in range(len(self))]
+
+    def read(self, index: int) -> Tensor:
+        """``[1, H, W]`` uint8."""
+        return self._cached[index] if self._cached is not None else self._decode(index)
+
+    def _decode(self, index: int) -> Tensor:
+        path = self.root / self.rows.filenames[index]
+        try:
+            return read_image(path)
+        except Exception as error:  # each reader has its own exceptions, and none names the file
+            line = index + 2  # the header is line 1
+            raise RuntimeError(f"cannot read the image {path} ({self.rows.file.name}, line {line}): {error}") from error
+
+
+def read_csv(root: Path, split: Split) -> CsvRows:
+    """Read ``RadiologyAI_<split>.csv``.
+
+    Raises:
+        FileNotFoundError: if the root or the CSV is missing.
+        ValueError: if a column is missing or there is no row.
+    """
+    file = root / CSV_NAME.format(split=split)
+    if not file.is_file():
+        missing = file if root.is_dir() else root
+        raise FileNotFoundError(
+            f"{missing} does not exist; RadImageNet's root holds {CSV_NAME.format(split='{train,val,test}')} "
+            "and the folder radiology_ai"
+        )
+    with file.open(newline="", encoding="utf-8-sig") as handle:
+        reader = csv.DictReader(handle)
+        found = list(reader.fieldnames or [])
+        if not set(COLUMNS) <= set(found):
+            raise ValueError(f"{file} must have the columns {' and '.join(COLUMNS)}, found: {', '.join(found) or 'none'}")
+        rows = [(row["filename"], row["label"]) for row in reader]
+    if not rows:
+        raise ValueError(f"{file} names no image: the {split} split is empty")
+    return CsvRows(file, [filename for filename, _ in rows], [label for _, label in rows])
+
+
+def read_image(path: Path) -> Tensor:
+    """An image file as ``[1, H, W]`` uint8.
+
+    PNG and JPEG go through torchvision. Medical formats go through MONAI's readers (which import slowly and need their
+    own packages, such as pydicom) and are stretched between their 1st and 99th percentile, since they have no fixed
+    range.
+    """
+    if path.suffix.lower() in RASTER_SUFFIXES:
+        from torchvision.io import ImageReadMode, decode_image
+
+        return decode_image(str(path), mode=ImageReadMode.GRAY)
+    from monai.transforms import LoadImage, ScaleIntensityRangePercentiles
+
+    pixels = LoadImage(image_only=True, ensure_channel_first=True)(path)
+    if pixels.dim() != 3:
+        raise ValueError(f"expected one 2D image, got channels and axes {tuple(pixels.shape)}")
+    stretched = ScaleIntensityRangePercentiles(1, 99, 0, 255, clip=True)(pixels[:1])
+    # MONAI's spatial axes are (x, y), torchvision's (row, column).
+    return torch.as_tensor(stretched).round().to(torch.uint8).transpose(1, 2).contiguous()
