@@ -1,12 +1,15 @@
 """Callbacks: how a policy learns (filtration, updates) and what people see of it (metrics, pictures, reports)."""
 
 from ..modules.policy import PolicyCallback, PolicyUpdate
+from .environment import EnvironmentUpdate
 from .export import ModelExport
 from .filtration import Filtration
+from .mask_gallery import MaskGallery
 from .metrics import RolloutMetrics
 from .ppo import PPOUpdate
 from .preference_writer import PreferenceWriter
 from .reinforce import ReinforceUpdate
+from .reliability import RewardReliability
 
 __all__ = [
     "PolicyCallback",
@@ -14,7 +17,10 @@ __all__ = [
     "Filtration",
     "PPOUpdate",
     "ReinforceUpdate",
+    "EnvironmentUpdate",
     "RolloutMetrics",
+    "MaskGallery",
     "PreferenceWriter",
+    "RewardReliability",
     "ModelExport",
 ]

@@ -39,7 +39,7 @@ class RecordDataModule(LightningDataModule):
             sampler = LengthGroupedSampler(self.batch_size, lengths=list(lengths), generator=generator)
         return DataLoader(
             records,  # type: ignore[arg-type] # a sequence is a map-style dataset
-            self.batch_size,
+            batch_size=self.batch_size,
             shuffle=sampler is None,
             sampler=sampler,
             drop_last=True,
@@ -48,4 +48,4 @@ class RecordDataModule(LightningDataModule):
         )
 
     def _eval_loader(self, records: Sequence[Record]) -> DataLoader[Any]:
-        return DataLoader(records, self.eval_batch_size, collate_fn=list)  # type: ignore[arg-type]
+        return DataLoader(records, batch_size=self.eval_batch_size, collate_fn=list)  # type: ignore[arg-type]

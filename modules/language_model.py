@@ -53,6 +53,7 @@ def load_causal_lm(model_name_or_path: str, lora_rank: int = 0) -> PreTrainedMod
         config = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear", task_type="CAUSAL_LM")
         model = get_peft_model(model, config)
     disable_dropout(model)
+    model.train()  # as Lightning expects it; without dropout the mode changes nothing
     return model  # type: ignore[no-any-return]
 
 

@@ -67,6 +67,7 @@ class ScalarHeadModel(nn.Module):
 
         trunk = AutoModel.from_pretrained(**_source(model_name_or_path), dtype=torch.float32)
         disable_dropout(trunk)
+        trunk.train()
         model = cls(trunk)
         folder = Path(model_name_or_path)
         if (folder / _HEAD_FILE).is_file():

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
-import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from . import datamodules, modules  # noqa: F401 - so that short class names are known
 from .callbacks import Filtration, PolicyUpdate
+
+# Said of every run, and true of none that matters: our run directories are new, and no validation file is a choice.
+_HARMLESS = (
+    "Experiment logs directory",
+    "Total length of `list` across ranks is zero",
+    "The '\\w+_dataloader' does not have many workers",
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+)
 
 _DESCRIPTION = "Train policies by policy gradient, and sift the noise out of it."
 
@@ -101,12 +110,23 @@ class TamisCLI(LightningCLI):
         return run_dir
 
 
-def main(args: Sequence[str] | None = None) -> TamisCLI:
+def run(args: Sequence[str] | None = None) -> TamisCLI:
     """Run one command; returns the CLI object with its ``trainer``, ``model`` and ``datamodule``."""
-    # The command never reaches out by itself; hub names work once the user switches this off.
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for message in _HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_advertisement)
     return TamisCLI(args)
+
+
+def main() -> None:
+    """The console script."""
+    run()
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip:" not in record.getMessage()
 
 
 def _version() -> str:
@@ -159,4 +179,4 @@ def _known_keys(parser: LightningArgumentParser) -> list[str]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()
