@@ -104,6 +104,11 @@ class NoiseMaskPretraining(PolicyModule):
         return self.objective == "reinforce"
 
     @property
+    def num_samples(self) -> int:
+        """Actions a group, by the name that filters look for: K."""
+        return self.masks_per_image
+
+    @property
     def classifier(self) -> nn.Module:
         """The classifier, with logits for outputs.
 

@@ -1,0 +1,150 @@
+"""Pictures of what the noise policy does to images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from ..modules.noise_mask import NoiseMaskPretraining
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLUMNS = ("image", "expected mask", "drawn mask", "masked image")
+
+
+class MaskGallery(Callback):
+    """Writes ``<run directory>/masks/iteration_<n>.png``: images of several classes, their masks, what is left of them.
+
+    The images are those of the first training batch and stay the same for the whole run, so that pictures can be
+    compared. With a TensorBoard logger the picture goes there too.
+
+    Args:
+        every_n_iterations: how often; ``None`` only at the end of the fit.
+        images: rows of the picture, at most; each has another class, spread over the sorted classes.
+    """
+
+    def __init__(self, every_n_iterations: int | None = None, images: int = 6) -> None:
+        if images < 1 or (every_n_iterations is not None and every_n_iterations < 1):
+            raise ValueError(
+                "images must be at least 1 and every_n_iterations at least 1 or null, "
+                f"got {images} and {every_n_iterations}"
+            )
+        self.every_n_iterations = every_n_iterations
+        self.images = images
+        self._examples: tuple[Tensor, list[str]] | None = None
+        self._drawn_at = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a module without masks."""
+        if not isinstance(pl_module, NoiseMaskPretraining):
+            raise MisconfigurationException(
+                f"MaskGallery draws the masks of NoiseMaskPretraining, not of {type(pl_module).__name__}; remove it"
+            )
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401 - Lightning's signature
+        batch_idx: int,
+    ) -> None:
+        """Choose the images, once."""
+        if self._examples is None:
+            images, labels = batch
+            rows = spread_over_classes(labels, self.images)
+            names: Sequence[str] | None = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+            titles = [names[label] if names else f"class {label}" for label in labels[rows].tolist()]
+            self._examples = (images[rows].detach().clone(), titles)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's signature
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """Draw every n iterations."""
+        if isinstance(pl_module, NoiseMaskPretraining) and self.every_n_iterations is not None:
+            if pl_module.iteration % self.every_n_iterations == 0:
+                self._draw(trainer, pl_module)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the final masks."""
+        if isinstance(pl_module, NoiseMaskPretraining):
+            path = self._draw(trainer, pl_module)
+            rank_zero_info(f"Masks drawn in {path}")
+
+    def _draw(self, trainer: Trainer, module: NoiseMaskPretraining) -> Path:
+        path = Path(trainer.default_root_dir) / "masks" / f"iteration_{module.iteration:06d}.png"
+        if self._examples is None or not trainer.is_global_zero or self._drawn_at == module.iteration:
+            return path
+        images, titles = self._examples
+        drawn, expected = module.draw_masks(images.to(module.device))
+        picture = _png(mask_figure(images.cpu(), expected.cpu(), drawn.cpu(), titles))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture)
+        self._drawn_at = module.iteration
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                _log_picture(logger, picture, module.iteration)
+        return path
+
+
+def spread_over_classes(labels: Tensor, count: int) -> Tensor:
+    """Rows of ``count`` images of different classes (fewer if there are not so many), evenly over the sorted classes."""
+    classes = torch.unique(labels)
+    chosen = classes[torch.linspace(0, len(classes) - 1, min(count, len(classes))).round().long()]
+    return torch.stack([(labels == label).nonzero()[0, 0] for label in chosen])
+
+
+def mask_figure(images: Tensor, expected: Tensor, drawn: Tensor, titles: Sequence[str]) -> Figure:
+    """One row an image: the image, its expected mask, a drawn mask, and the image under the drawn mask.
+
+    Args:
+        images: ``[N, 3, S, S]`` normalised; the first channel is shown, image and masked image on one grey scale.
+        expected: ``[N, 1, S, S]``.
+        drawn: ``[N, 1, S, S]``.
+        titles: of the rows.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 1.55 * len(images) + 0.4), layout="constrained")
+    axes = figure.subplots(len(images), len(COLUMNS), squeeze=False)
+    top = max(1.0, float(expected.max()), float(drawn.max()))
+    for row, title in enumerate(titles):
+        image = images[row, 0]
+        masked = image * drawn[row, 0]
+        grey = {"cmap": "gray", "vmin": float(image.min()), "vmax": float(image.max())}
+        mask = {"cmap": "viridis", "vmin": 0.0, "vmax": top}
+        shown = zip((image, expected[row, 0], drawn[row, 0], masked), (grey, mask, mask, grey), strict=True)
+        for column, (pixels, scale) in enumerate(shown):
+            axes[row, column].imshow(pixels.numpy(), interpolation="nearest", **scale)
+            axes[row, column].set(xticks=[], yticks=[])
+        axes[row, 0].set_ylabel(title.replace("-", "\n", 1), fontsize=8)
+    for column, heading in enumerate(COLUMNS):
+        axes[0, column].set_title(heading, fontsize=9)
+    return figure
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return buffer.getvalue()
+
+
+def _log_picture(logger: TensorBoardLogger, picture: bytes, iteration: int) -> None:
+    from torchvision.io import ImageReadMode, decode_image
+
+    pixels = decode_image(torch.frombuffer(bytearray(picture), dtype=torch.uint8), mode=ImageReadMode.RGB)
+    logger.experiment.add_image("masks", pixels, iteration)

@@ -1,0 +1,73 @@
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from tamis.functional import official_noise_objective, upsample_blur, upsample_blur_matrix
+
+GEOMETRIES = [(64, 224, 13, 6.0), (8, 64, 9, 4.0), (8, 48, 7, 3.0), (5, 32, 5, 1.5), (7, 45, 11, 2.0), (16, 16, 3, 1.0)]
+
+
+@pytest.mark.parametrize(("grid", "size", "kernel_size", "sigma"), GEOMETRIES)
+def test_one_matrix_equals_interpolate_then_blur(grid: int, size: int, kernel_size: int, sigma: float) -> None:
+    from torchvision.transforms.v2.functional import gaussian_blur
+
+    mask = torch.rand(3, 1, grid, grid)
+    slow = gaussian_blur(F.interpolate(mask, size=size, mode="nearest"), [kernel_size] * 2, [sigma] * 2)
+    torch.testing.assert_close(upsample_blur(mask, size, kernel_size, sigma), slow, atol=1e-5, rtol=0)
+
+
+def test_without_blur_cells_are_repeated() -> None:
+    mask = torch.tensor([[[[1.0, 2.0], [3.0, 4.0]]]])
+    expected = torch.tensor([[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]).float()
+    torch.testing.assert_close(upsample_blur(mask, 4, 1, 1.0)[0, 0], expected)
+
+
+def test_a_constant_mask_stays_constant() -> None:
+    torch.testing.assert_close(upsample_blur_matrix(8, 50, 9, 3.0).sum(dim=1), torch.ones(50))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [((8, 64, 4, 1.0), "odd"), ((65, 64, 3, 1.0), "grid"), ((8, 8, 17, 1.0), "kernel_size <"), ((8, 64, 3, 0.0), "sigma")],
+)
+def test_impossible_geometry_is_refused(options: tuple[int, int, int, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        upsample_blur_matrix(*options)
+
+
+def test_official_objective_by_hand() -> None:
+    # Densities 1, 3 and 2, 2 sum to 4 and 4; cross-entropies 1 and 2 average to 1.5: log(4) * 1.5.
+    log_probs = torch.log(torch.tensor([[1.0, 3.0], [2.0, 2.0]]))
+    loss = official_noise_objective(log_probs, torch.tensor([1.0, 2.0]))
+    assert loss.item() == pytest.approx(math.log(4) * 1.5)
+
+
+def test_official_objective_equals_the_released_exp_sum_log() -> None:
+    log_probs = torch.randn(4, 30)
+    cross_entropy = torch.rand(4)
+    slow = (log_probs.exp().sum(dim=1).log() * cross_entropy.mean()).mean()
+    torch.testing.assert_close(official_noise_objective(log_probs, cross_entropy), slow)
+
+
+def test_official_objective_multiplies_the_classifiers_gradient() -> None:
+    # The hidden learning-rate factor: log M for a uniform mask, whose densities are all 1.
+    logits = torch.randn(6, 3, requires_grad=True)
+    cross_entropy = F.cross_entropy(logits, torch.tensor([0, 1, 2, 0, 1, 2]))
+    (plain,) = torch.autograd.grad(cross_entropy, logits, retain_graph=True)
+    (official,) = torch.autograd.grad(official_noise_objective(torch.zeros(6, 64), cross_entropy), logits)
+    torch.testing.assert_close(official, math.log(64) * plain)
+
+
+def test_official_objective_survives_densities_beyond_float32() -> None:
+    log_probs = torch.full((2, 4), 200.0, requires_grad=True)
+    loss = official_noise_objective(log_probs, torch.tensor(1.0))
+    loss.backward()
+    assert loss.item() == pytest.approx(200 + math.log(4))
+    torch.testing.assert_close(log_probs.grad, torch.full((2, 4), 0.125))
+
+
+def test_official_objective_needs_a_matrix() -> None:
+    with pytest.raises(ValueError, match=r"\[B, M\]"):
+        official_noise_objective(torch.zeros(3), torch.tensor(1.0))
