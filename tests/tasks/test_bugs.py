@@ -23,6 +23,8 @@ def test_each_bug_changes_the_code_and_parses(bug: Bug, tasks: tuple[Task, ...])
             ast.parse(task.prompt + body)
             assert body != task.canonical_solution
             changed += 1
+        if changed == 20:
+            break
     assert changed >= 3  # there are tasks that it fits
 
 

@@ -1,0 +1,72 @@
+"""Small real things that tests share: tasks, an untrained language model, a run of the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# A CUDA build of torch on a small machine: one thread a process is the fastest for tiny models.
+torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def quickstart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What ``python -m tamis.quickstart`` writes, in small: tasks/ and untrained/."""
+    from tamis.quickstart import main
+
+    folder = tmp_path_factory.mktemp("quickstart")
+    sizes = ["--train", "200", "--validation", "24", "--test", "24", "--demonstrations", "64"]
+    main([str(folder), *sizes])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(quickstart: Path) -> str:
+    """A folder with a tokenizer and an untrained 0.9 M Llama."""
+    return str(quickstart / "untrained")
+
+
+@pytest.fixture(scope="session")
+def tasks(quickstart: Path) -> list[dict[str, object]]:
+    """Training tasks as records."""
+    from tamis.datamodules.code_tasks import task_record
+    from tamis.datamodules.jsonl import read_jsonl
+
+    return [task_record(row) for row in read_jsonl(str(quickstart / "tasks" / "train.jsonl"))]
+
+
+@pytest.fixture(scope="session")
+def pairs(quickstart: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Preference pairs: the reference solution above a wrong one."""
+    path = tmp_path_factory.mktemp("pairs") / "pairs.jsonl"
+    rows = [json.loads(line) for line in (quickstart / "tasks" / "train.jsonl").read_text().splitlines()]
+    pairs = [
+        {"prompt": row["prompt"], "chosen": row["canonical_solution"], "rejected": "    return None\n"} for row in rows
+    ]
+    path.write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    return path
+
+
+@pytest.fixture(scope="session")
+def reward_folder(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A reward model's folder as an earlier stage leaves it."""
+    from tamis.modules import RewardModel
+
+    folder = tmp_path_factory.mktemp("reward")
+    model = RewardModel(tiny_model)
+    torch.nn.init.normal_(model.model.head.weight, std=0.1, generator=torch.Generator().manual_seed(0))
+    model.export(folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _same_seed() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tamis.datamodules import MedMNIST
+
+
+def write_npz(path: Path, colour: bool = False, flat_labels: bool = False, **changes: object) -> Path:
+    arrays: dict[str, object] = {}
+    for split, count in (("train", 6), ("val", 4), ("test", 4)):
+        shape = (count, 28, 28, 3) if colour else (count, 28, 28)
+        arrays[f"{split}_images"] = np.full(shape, 51, dtype=np.uint8)
+        labels = (np.arange(count) % 3).astype(np.uint8)
+        arrays[f"{split}_labels"] = labels if flat_labels else labels.reshape(-1, 1)
+    arrays |= changes
+    np.savez(path, **{key: value for key, value in arrays.items() if value is not None})  # type: ignore[arg-type]
+    return path
+
+
+@pytest.mark.parametrize("colour", [True, False])
+@pytest.mark.parametrize("flat_labels", [True, False])
+@pytest.mark.parametrize("image_size", [28, 32])
+def test_batches(tmp_path: Path, colour: bool, flat_labels: bool, image_size: int) -> None:
+    data = MedMNIST(str(write_npz(tmp_path / "set.npz", colour, flat_labels)), batch_size=4, image_size=image_size)
+    data.setup("test")
+    batch = data.on_after_batch_transfer(next(iter(data.test_dataloader())), 0)
+    torch.testing.assert_close(batch.images, torch.full((4, 3, image_size, image_size), (0.2 - 0.5) / 0.5))
+    assert batch.labels.tolist() == [0, 1, 2, 0]
+    assert data.class_names == ["0", "1", "2"]
+
+
+def test_colour_channels_keep_their_order(tmp_path: Path) -> None:
+    images = np.zeros((4, 28, 28, 3), dtype=np.uint8)
+    images[..., 2] = 255
+    data = MedMNIST(str(write_npz(tmp_path / "set.npz", colour=True, test_images=images)))
+    data.setup("test")
+    assert data.split("test")[0].images.amax(dim=(1, 2)).tolist() == [0, 0, 255]
+
+
+def test_missing_file_and_missing_array(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere.npz does not exist"):
+        MedMNIST(str(tmp_path / "nowhere.npz")).setup("fit")
+    path = write_npz(tmp_path / "set.npz", val_images=None)
+    with pytest.raises(ValueError, match="lacks the array val_images; it has: train_images, train_labels, val_labels"):
+        MedMNIST(str(path)).setup("fit")
+
+
+def test_file_that_is_no_npz(tmp_path: Path) -> None:
+    (tmp_path / "set.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(ValueError, match="is no npz"):
+        MedMNIST(str(tmp_path / "set.npz")).setup("fit")
+
+
+def test_several_labels_an_image_are_refused(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "set.npz", train_labels=np.zeros((6, 14), dtype=np.uint8))
+    with pytest.raises(ValueError, match="one label an image"):
+        MedMNIST(str(path)).setup("fit")
+
+
+def test_class_that_training_lacks(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "set.npz", val_labels=np.array([0, 1, 2, 9], dtype=np.uint8))
+    with pytest.raises(ValueError, match="val_labels has the class 9"):
+        MedMNIST(str(path)).setup("fit")
+
+
+def test_more_labels_than_images(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "set.npz", val_labels=np.zeros(7, dtype=np.uint8))
+    with pytest.raises(ValueError, match="as many labels"):
+        MedMNIST(str(path)).setup("fit")

@@ -1,0 +1,141 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torchvision.io import write_jpeg, write_png
+
+from tamis.datamodules import RadImageNet
+from tamis.datamodules.images import ImageBatch
+from tamis.datamodules.radimagenet import read_image
+
+ROWS = [
+    ("radiology_ai/CT/abd/normal/abd-normal000001.png", "abd-normal"),
+    ("radiology_ai/MR/knee/acl_pathology/knee000002.png", "knee-acl_pathology"),
+    ("radiology_ai/US/gb/usn000003.png", "usabd-gb"),
+    ("radiology_ai/US/gb/usn000004.png", "usabd-gb"),
+]
+
+
+def write_csv(root: Path, split: str, rows: list[tuple[str, str]], header: str = "filename,label") -> None:
+    lines = [header, *(",".join(row) for row in rows)]
+    (root / f"RadiologyAI_{split}.csv").write_text("\n".join(lines) + "\n")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for number, (filename, _) in enumerate(ROWS):
+        (tmp_path / filename).parent.mkdir(parents=True, exist_ok=True)
+        grey = torch.full((1, 40, 30 + number), 60 * number, dtype=torch.uint8)  # no two of one size
+        write_png(grey.expand(3, -1, -1) if number % 2 else grey, str(tmp_path / filename))
+    for split in ("train", "val", "test"):
+        write_csv(tmp_path, split, ROWS)
+    return tmp_path
+
+
+def test_batches_are_normalised_with_the_published_statistics(root: Path) -> None:
+    data = RadImageNet(str(root), batch_size=4, image_size=24)
+    data.setup("test")
+    raw = next(iter(data.test_dataloader()))
+    batch = data.on_after_batch_transfer(raw, 0)
+    assert raw.images.dtype == torch.uint8
+    assert batch.images.shape == (4, 3, 24, 24)
+    for number in range(4):
+        grey = (60 * number / 255 - 0.3162) / 0.3213
+        torch.testing.assert_close(batch.images[number], torch.full((3, 24, 24), grey), atol=1e-5, rtol=0)
+
+
+def test_classes_are_the_sorted_training_labels(root: Path) -> None:
+    data = RadImageNet(str(root), batch_size=4, image_size=24)
+    data.setup("test")
+    assert data.class_names == ["abd-normal", "knee-acl_pathology", "usabd-gb"]
+    assert data.num_classes == 3
+    assert next(iter(data.test_dataloader())).labels.tolist() == [0, 1, 2, 2]
+
+
+def test_each_stage_reads_only_its_splits(root: Path) -> None:
+    (root / "RadiologyAI_test.csv").unlink()
+    data = RadImageNet(str(root))
+    data.setup("fit")
+    assert len(data.split("train")) == 4
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_training_images_are_shuffled_crops(root: Path, cache: bool) -> None:
+    data = RadImageNet(str(root), batch_size=2, image_size=16, cache=cache)
+    data.setup("fit")
+    batches = list(data.train_dataloader())
+    assert [batch.images.shape for batch in batches] == [(2, 1, 16, 16)] * 2
+    assert sorted(torch.cat([batch.labels for batch in batches]).tolist()) == [0, 1, 2, 2]
+    assert isinstance(batches[0], ImageBatch)
+
+
+def test_cached_images_need_no_file_any_more(root: Path) -> None:
+    data = RadImageNet(str(root), cache=True)
+    data.setup("test")
+    (root / ROWS[0][0]).unlink()
+    assert data.split("test")[0].images.shape == (1, 224, 224)
+
+
+def test_medical_formats_go_through_monai(tmp_path: Path) -> None:
+    pixels = np.linspace(-1000, 2000, 12 * 10, dtype=np.float32).reshape(12, 10)  # Hounsfield-like, rows x columns
+    np.save(tmp_path / "slice.npy", pixels.T)  # MONAI's axes are x, y
+    image = read_image(tmp_path / "slice.npy")
+    assert image.shape == (1, 12, 10)
+    assert (image.min(), image.max()) == (0, 255)
+    assert image[0, 0, 0] < image[0, 0, -1] < image[0, -1, 0]
+
+
+def test_jpeg_is_read(tmp_path: Path) -> None:
+    write_jpeg(torch.full((1, 20, 20), 100, dtype=torch.uint8), str(tmp_path / "image.JPG"))
+    assert read_image(tmp_path / "image.JPG").float().mean() == pytest.approx(100, abs=1)
+
+
+# Bad input
+
+
+def test_missing_root_and_missing_csv(root: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="nowhere does not exist"):
+        RadImageNet(str(root / "nowhere")).setup("fit")
+    (root / "RadiologyAI_val.csv").unlink()
+    with pytest.raises(FileNotFoundError, match=r"RadiologyAI_val.csv does not exist"):
+        RadImageNet(str(root)).setup("fit")
+
+
+def test_csv_without_the_columns_names_what_it_has(root: Path) -> None:
+    write_csv(root, "train", ROWS, header="path,class")
+    with pytest.raises(ValueError, match=r"RadiologyAI_train.csv must have .*filename and label, found: path, class"):
+        RadImageNet(str(root)).setup("fit")
+
+
+def test_empty_split(root: Path) -> None:
+    write_csv(root, "val", [])
+    with pytest.raises(ValueError, match="the val split is empty"):
+        RadImageNet(str(root)).setup("fit")
+
+
+def test_label_that_training_lacks(root: Path) -> None:
+    write_csv(root, "val", [*ROWS, (ROWS[0][0], "abd-unheard_of")])
+    with pytest.raises(ValueError, match=r"RadiologyAI_val.csv has labels that .* lacks: abd-unheard_of"):
+        RadImageNet(str(root)).setup("fit")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a picture"])
+def test_unreadable_image_is_named_with_its_line(root: Path, content: bytes) -> None:
+    (root / ROWS[2][0]).write_bytes(content)
+    data = RadImageNet(str(root))
+    data.setup("test")
+    with pytest.raises(RuntimeError, match=r"usn000003.png \(RadiologyAI_test.csv, line 4\)"):
+        list(data.test_dataloader())
+
+
+def test_missing_image_is_named(root: Path) -> None:
+    (root / ROWS[1][0]).unlink()
+    with pytest.raises(RuntimeError, match="knee000002.png"):
+        RadImageNet(str(root), cache=True).setup("test")
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 0}, {"crop_scale": (0.5, 1.5)}, {"flip": -1.0}, {"std": 0.0}])
+def test_impossible_options(root: Path, options: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="got"):
+        RadImageNet(str(root), **options)  # type: ignore[arg-type]
