@@ -181,6 +181,14 @@ def test_many_programs_leave_no_process_and_no_open_file() -> None:
     assert server_pids() == []
 
 
+def test_what_a_program_wrote_is_removed() -> None:
+    with Sandbox(workers=1) as sandbox:
+        assert sandbox.run(Program("import os; os.makedirs('a/b'); open('a/b/c', 'w').close()", "")).passed
+        folder = os.readlink(f"/proc/{server_pids()[0]}/cwd")
+        assert os.listdir(folder) == []
+    assert not os.path.exists(folder)
+
+
 def test_a_closed_sandbox_says_so() -> None:
     sandbox = Sandbox(workers=1)
     sandbox.close()

@@ -7,6 +7,7 @@ import pytest
 from tamis.execution import Limits, Program, Sandbox, Status
 
 LIMITS = Limits(cpu_s=0.3, wall_s=1.0, memory_mb=256, source_kb=4)
+FORGED = b'{"nonce": "0", "status": "passed", "detail": ""}\n'
 CHECK = "assert double(2) == 4\nassert double(-1) == -2"
 
 
@@ -49,7 +50,7 @@ def sandbox() -> Iterator[Sandbox]:
         ("import os; os._exit(0)", CHECK, "crashed", "ended without a verdict (exit code 0)"),
         ("import ctypes; ctypes.string_at(0)", CHECK, "crashed", "ended without a verdict (signal SIGSEGV)"),
         ("import os; os.close(3); os._exit(0)", CHECK, "crashed", "ended without a verdict"),
-        ('import os; os.write(3, b\'{"status": "passed"}\\n\'); os._exit(0)', CHECK, "crashed", "ended without"),
+        (f"import os; os.write(3, {FORGED!r}); os._exit(0)", CHECK, "crashed", "ended without a verdict"),
         ("input()", "", "error", "EOFError"),
         ("with open('x', 'wb') as f: f.write(bytes(3 << 20))", "", "error", "OSError: [Errno 27]"),
         ("files = [open('/dev/null') for _ in range(99)]", "", "error", "OSError: [Errno 24]"),

@@ -54,6 +54,7 @@ def test_one_composition_has_one_reference_and_several_wordings() -> None:
         references[task.composition].add(task.canonical_solution)
         prompts[task.composition].add(task.prompt)
     assert {len(codes) for codes in references.values()} == {1}
+    assert not {task.canonical_solution for task in tasks} & {f"    return {name}\n" for name in ("xs", "s", "words")}
     assert len({code for codes in references.values() for code in codes}) == len(references)
     assert sum(len(wordings) > 1 for wordings in prompts.values()) > 300
     assert sum(map(len, prompts.values())) == len(tasks)  # no prompt twice

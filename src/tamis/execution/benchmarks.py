@@ -42,7 +42,7 @@ def mbpp(problem: Mapping[str, Any], completion: str) -> Program:
     return Program(extract_code(completion), "\n".join([*imports, *setup, *asserts]))
 
 
-def _value(problem: Mapping[str, Any], key: str) -> Any:
+def _value(problem: Mapping[str, Any], key: str) -> object:
     if key not in problem:
         raise ValueError(
             f"Task {problem.get('task_id', '(without task_id)')!r} has no {key!r}; its keys are {sorted(problem)}. "

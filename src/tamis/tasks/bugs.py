@@ -17,7 +17,7 @@ from .generator import Task
 from .grammar import indent
 
 HABIT, USUAL, RARE = 16.0, 1.0, 0.4
-TYPICAL_PRONENESS = 16.0  # the sum of weights at which the chance of a bug is just the bug rate
+TYPICAL_PRONENESS = 18.0  # the sum of weights at which the chance of a bug is just the bug rate
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def without_sign(kind: type[ast.unaryop]) -> Edit:
     return edit
 
 
-def called(node: ast.AST) -> str:
+def _called(node: ast.AST) -> str:
     """The name of what is called: ``sum`` or ``upper``; empty for other nodes."""
     function = node.func if isinstance(node, ast.Call) else None
     if isinstance(function, ast.Attribute):
@@ -66,7 +66,7 @@ def other_call(right: str, wrong: str) -> Edit:
     """Calls another function or method; keywords that only the right one knows are left out."""
 
     def edit(node: ast.AST) -> ast.AST | None:
-        if not isinstance(node, ast.Call) or called(node) != right:
+        if not isinstance(node, ast.Call) or _called(node) != right:
             return None
         function = ast.Attribute(node.func.value, wrong) if isinstance(node.func, ast.Attribute) else ast.Name(wrong)
         keywords = node.keywords if {right, wrong} == {"min", "max"} else []
@@ -79,7 +79,7 @@ def without_call(name: str) -> Edit:
     """``name(value)`` becomes ``value``, and ``value.name()`` too."""
 
     def edit(node: ast.AST) -> ast.AST | None:
-        if not isinstance(node, ast.Call) or called(node) != name:
+        if not isinstance(node, ast.Call) or _called(node) != name:
             return None
         return node.func.value if isinstance(node.func, ast.Attribute) else node.args[0]
 
@@ -97,21 +97,21 @@ def without_keyword(name: str) -> Edit:
     return edit
 
 
-def slice(node: ast.AST) -> tuple[ast.expr, ast.Slice] | None:
+def _slice(node: ast.AST) -> tuple[ast.expr, ast.Slice] | None:
     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Slice):
         return node.value, node.slice
     return None
 
 
-def number(node: ast.AST | None) -> int | None:
+def _number(node: ast.AST | None) -> int | None:
     """The value of an integer constant, with or without a minus sign."""
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = number(node.operand)
+        value = _number(node.operand)
         return None if value is None else -value
     return node.value if isinstance(node, ast.Constant) and type(node.value) is int else None
 
 
-def literal(value: int) -> ast.expr:
+def _literal(value: int) -> ast.expr:
     return ast.Constant(value) if value >= 0 else ast.UnaryOp(ast.USub(), ast.Constant(-value))
 
 
@@ -119,12 +119,12 @@ def shifted_bound(bound: str, by: int) -> Edit:
     """Moves the ``lower`` or ``upper`` bound of a slice, away from zero for a positive ``by``."""
 
     def edit(node: ast.AST) -> ast.AST | None:
-        found = slice(node)
-        value = number(getattr(found[1], bound)) if found else None
+        found = _slice(node)
+        value = _number(getattr(found[1], bound)) if found else None
         if found is None or value is None or abs(value) + by < 1:
             return None
         parts = {"lower": found[1].lower, "upper": found[1].upper}
-        parts[bound] = literal(value + by if value > 0 else value - by)
+        parts[bound] = _literal(value + by if value > 0 else value - by)
         return ast.Subscript(found[0], ast.Slice(parts["lower"], parts["upper"], found[1].step))
 
     return edit
@@ -134,7 +134,7 @@ def shifted_constant(by: int) -> Edit:
     """Is off by a little in a constant of 2 or more."""
 
     def edit(node: ast.AST) -> ast.AST | None:
-        value = number(node) if isinstance(node, ast.Constant) else None
+        value = _number(node) if isinstance(node, ast.Constant) else None
         return None if value is None or value < 2 else ast.Constant(value + by)
 
     return edit
@@ -146,7 +146,7 @@ def shifted_constant(by: int) -> Edit:
 def wrong_parity(node: ast.AST) -> ast.AST | None:
     """Takes even for odd."""
     if isinstance(node, ast.Compare) and isinstance(node.left, ast.BinOp) and isinstance(node.left.op, ast.Mod):
-        value = number(node.comparators[0])
+        value = _number(node.comparators[0])
         return ast.Compare(node.left, node.ops, [ast.Constant(1 - value)]) if value in (0, 1) else None
     return None
 
@@ -154,7 +154,7 @@ def wrong_parity(node: ast.AST) -> ast.AST | None:
 def strict_zero(node: ast.AST) -> ast.AST | None:
     """Takes 1 for the first positive number's neighbour: ``x > 0`` becomes ``x > 1``."""
     ordered = isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Gt | ast.Lt | ast.GtE | ast.LtE)
-    if isinstance(node, ast.Compare) and ordered and number(node.comparators[0]) == 0:
+    if isinstance(node, ast.Compare) and ordered and _number(node.comparators[0]) == 0:
         return ast.Compare(node.left, node.ops, [ast.Constant(1)])
     return None
 
@@ -168,35 +168,35 @@ def swapped_operands(node: ast.AST) -> ast.AST | None:
 
 def missing_reverse(node: ast.AST) -> ast.AST | None:
     """Forgets ``[::-1]``."""
-    found = slice(node)
-    return found[0] if found and number(found[1].step) == -1 else None
+    found = _slice(node)
+    return found[0] if found and _number(found[1].step) == -1 else None
 
 
 def missing_slice(node: ast.AST) -> ast.AST | None:
     """Forgets a slice such as ``[2:]``."""
-    found = slice(node)
+    found = _slice(node)
     return found[0] if found and found[1].step is None else None
 
 
 def missing_step(node: ast.AST) -> ast.AST | None:
     """``[1::2]`` becomes ``[1:]``."""
-    found = slice(node)
-    if found is None or number(found[1].step) != 2:
+    found = _slice(node)
+    if found is None or _number(found[1].step) != 2:
         return None
     return ast.Subscript(found[0], ast.Slice(found[1].lower, found[1].upper)) if found[1].lower else found[0]
 
 
 def wrong_phase(node: ast.AST) -> ast.AST | None:
     """``[::2]`` and ``[1::2]`` mistaken for each other."""
-    found = slice(node)
-    if found is None or number(found[1].step) != 2:
+    found = _slice(node)
+    if found is None or _number(found[1].step) != 2:
         return None
     return ast.Subscript(found[0], ast.Slice(None if found[1].lower else ast.Constant(1), None, found[1].step))
 
 
 def wrong_end(node: ast.AST) -> ast.AST | None:
     """``[:2]`` and ``[2:]``, or ``[-2:]`` and ``[:-2]``, mistaken for each other."""
-    found = slice(node)
+    found = _slice(node)
     if found is None or found[1].step is not None:
         return None
     return ast.Subscript(found[0], ast.Slice(found[1].upper, found[1].lower))
@@ -240,7 +240,7 @@ def wrong_separator(node: ast.AST) -> ast.AST | None:
 
 def missing_join(node: ast.AST) -> ast.AST | None:
     """Gives the list itself."""
-    return node.args[0] if isinstance(node, ast.Call) and called(node) == "join" else None
+    return node.args[0] if isinstance(node, ast.Call) and _called(node) == "join" else None
 
 
 def swapped_branches(node: ast.AST) -> ast.AST | None:
@@ -250,7 +250,7 @@ def swapped_branches(node: ast.AST) -> ast.AST | None:
     choice, otherwise = node.body
     if not isinstance(choice, ast.If):
         return None
-    return function([ast.If(choice.test, [otherwise], []), choice.body[0]])
+    return _function([ast.If(choice.test, [otherwise], []), choice.body[0]])
 
 
 def missing_return(node: ast.AST) -> ast.AST | None:
@@ -260,10 +260,10 @@ def missing_return(node: ast.AST) -> ast.AST | None:
 
 def missing_else(node: ast.AST) -> ast.AST | None:
     """Forgets the second result."""
-    return function(node.body[:1]) if isinstance(node, ast.FunctionDef) and len(node.body) == 2 else None
+    return _function(node.body[:1]) if isinstance(node, ast.FunctionDef) and len(node.body) == 2 else None
 
 
-def function(body: list[ast.stmt]) -> ast.FunctionDef:
+def _function(body: list[ast.stmt]) -> ast.FunctionDef:
     empty = ast.parse("def f(): pass").body[0]
     if not isinstance(empty, ast.FunctionDef):
         raise TypeError("ast.parse no longer gives a FunctionDef for a def statement")

@@ -28,7 +28,7 @@ class Piece:
         constants: What ``{k}`` may be; empty when there is none.
         weight: How often it is drawn, relative to its neighbours.
         gives: For a map: ``text``, ``number``, or ``same`` for the elements as they are.
-        takes: For a fold: ``any``, or the only kind that it is used with.
+        takes: For a fold: ``any``, or the only kind that it is used with; ``same`` for unchanged elements.
         bare: For a fold: its code when the elements are not in a comprehension; empty for the same code.
         element: For a fold: a call around each element, such as ``str({x})``.
     """
@@ -124,14 +124,15 @@ class SequenceFamily:
         while True:
             selection = choose(rng, (self.everything, *self.filters, *self.slices))
             change, fold = choose(rng, self.maps), choose(rng, self.folds)
-            if self._makes_sense(selection.piece, change.piece, fold.piece):
-                return self._compose(selection, change, fold)
+            if self._fit(change.piece, fold.piece):
+                composition = self._compose(selection, change, fold)
+                if composition.code != f"return {self.parameter}":
+                    return composition
 
-    def _makes_sense(self, selection: Piece, change: Piece, fold: Piece) -> bool:
+    def _fit(self, change: Piece, fold: Piece) -> bool:
+        """Whether the fold takes what the map gives."""
         kind = self.kind if change.gives == "same" else change.gives
-        if fold.takes not in ("any", kind) and not (fold.takes == "same" and change.gives == "same"):
-            return False
-        return not (selection is self.everything and change.gives == "same" and fold.code == "{x}" and not fold.bare)
+        return fold.takes in ("any", kind, change.gives)
 
     def _compose(self, selection: Chosen, change: Chosen, fold: Chosen) -> Composition:
         x, source, condition = self.element, self.parameter, ""
