@@ -33,7 +33,7 @@ class EnvironmentUpdate(PolicyUpdate):
         """
         if rollout.environment_loss is None:
             raise ValueError(
-                f"{type(module).__name__} hands over no environment_loss, which is all that EnvironmentUpdate steps on; "
+                f"{type(module).__name__} hands over no environment_loss, and EnvironmentUpdate steps on nothing else; "
                 "use PPOUpdate or ReinforceUpdate"
             )
         loss = rollout.environment_loss.mean()

@@ -7,11 +7,12 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from ..modules.noise_mask import NoiseMaskPretraining
@@ -75,9 +76,10 @@ class MaskGallery(Callback):
         batch_idx: int,
     ) -> None:
         """Draw every n iterations."""
-        if isinstance(pl_module, NoiseMaskPretraining) and self.every_n_iterations is not None:
-            if pl_module.iteration % self.every_n_iterations == 0:
-                self._draw(trainer, pl_module)
+        if self.every_n_iterations is None or not isinstance(pl_module, NoiseMaskPretraining):
+            return
+        if pl_module.iteration % self.every_n_iterations == 0:
+            self._draw(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the final masks."""
@@ -102,7 +104,7 @@ class MaskGallery(Callback):
 
 
 def spread_over_classes(labels: Tensor, count: int) -> Tensor:
-    """Rows of ``count`` images of different classes (fewer if there are not so many), evenly over the sorted classes."""
+    """Rows of ``count`` images of different classes (fewer if there are fewer), evenly over the sorted classes."""
     classes = torch.unique(labels)
     chosen = classes[torch.linspace(0, len(classes) - 1, min(count, len(classes))).round().long()]
     return torch.stack([(labels == label).nonzero()[0, 0] for label in chosen])
@@ -144,7 +146,7 @@ def _png(figure: Figure) -> bytes:
 
 
 def _log_picture(logger: TensorBoardLogger, picture: bytes, iteration: int) -> None:
-    from torchvision.io import ImageReadMode, decode_image
+    from PIL import Image
 
-    pixels = decode_image(torch.frombuffer(bytearray(picture), dtype=torch.uint8), mode=ImageReadMode.RGB)
-    logger.experiment.add_image("masks", pixels, iteration)
+    pixels = np.asarray(Image.open(BytesIO(picture)).convert("RGB"))
+    logger.experiment.add_image("masks", pixels, iteration, dataformats="HWC")

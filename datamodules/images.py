@@ -174,9 +174,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def _eval_transform(self) -> Transform:
         from torchvision.transforms import v2
 
-        transform: Transform = v2.Compose(
-            [v2.Resize(self.eval_resize, antialias=True), v2.CenterCrop(self.image_size)]
-        )
+        transform: Transform = v2.Compose([v2.Resize(self.eval_resize, antialias=True), v2.CenterCrop(self.image_size)])
         return transform
 
 

@@ -68,13 +68,12 @@ class MedMNIST(ImageDataModule):
                 f"{self.path} does not exist; give the npz of a MedMNIST set, such as organamnist.npz "
                 "(https://doi.org/10.5281/zenodo.10519652)"
             )
-        try:
-            with np.load(self.path) as arrays:
-                if key not in arrays:
-                    raise ValueError(f"{self.path} lacks the array {key}; it has: {', '.join(arrays) or 'none'}")
-                array: NDArray[np.generic] = arrays[key]
-        except (zipfile.BadZipFile, OSError) as error:
-            raise ValueError(f"{self.path} cannot be read as an npz: {error}") from error
+        if not zipfile.is_zipfile(self.path):
+            raise ValueError(f"{self.path} is no npz (or only part of one); download it again")
+        with np.load(self.path) as arrays:
+            if key not in arrays:
+                raise ValueError(f"{self.path} lacks the array {key}; it has: {', '.join(arrays) or 'none'}")
+            array: NDArray[np.generic] = arrays[key]
         return array
 
     def _labels(self, split: Split) -> NDArray[np.int64]:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 
 class Canvas:
-    """Random shapes and textures for ``count`` images of ``size`` x ``size`` pixels; values are ``[count, size, size]``.
+    """Random shapes and textures for ``count`` images of ``size`` x ``size`` pixels, as ``[count, size, size]``.
 
     Args:
         count: images.
@@ -122,8 +122,8 @@ def ct_lung(canvas: Canvas, pathology: str) -> Tensor:
     image = image + lungs * vessels * 0.22
     image = _over(image, canvas.ellipse(sway + 0.12, 0.0, 0.2, 0.24), 0.56)
     image = _over(image, canvas.ellipse(sway, 0.46, 0.11, 0.12), 0.92)
-    side = canvas.chance(0.5) * 2 - 1
-    spot_x, spot_y = sway + side * (lung_x + canvas.uniform(-0.1, 0.1)), lung_y + canvas.uniform(-0.28, 0.28)
+    flank = canvas.chance(0.5) * 2 - 1
+    spot_x, spot_y = sway + flank * (lung_x + canvas.uniform(-0.1, 0.1)), lung_y + canvas.uniform(-0.28, 0.28)
     if pathology == "Nodule":
         image = image + lungs * canvas.lesion(spot_x, spot_y, 0.05, 0.1) * canvas.uniform(0.15, 0.45)
     elif pathology == "Airspace_opacity":
@@ -145,8 +145,8 @@ def mr_brain(canvas: Canvas, pathology: str) -> Tensor:
     opening = canvas.uniform(0.05, 0.1)
     for side in (-1, 1):
         image = _over(image, canvas.ellipse(side * 0.12, 0.0, opening, 0.26, 0.25 * side, softness=0.3), 0.14)
-    side = canvas.chance(0.5) * 2 - 1
-    spot_x, spot_y = side * canvas.uniform(0.24, 0.44), canvas.uniform(-0.4, 0.4)
+    flank = canvas.chance(0.5) * 2 - 1
+    spot_x, spot_y = flank * canvas.uniform(0.24, 0.44), canvas.uniform(-0.4, 0.4)
     if pathology == "acute_infarct":
         image = image + brain * canvas.lesion(spot_x, spot_y, 0.09, 0.2) * canvas.uniform(0.08, 0.3)
     elif pathology == "edema":

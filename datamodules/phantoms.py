@@ -92,9 +92,7 @@ class Phantoms(RadImageNet):
         cache: bool = True,
         num_workers: int = 0,
     ) -> None:
-        super().__init__(
-            root, batch_size, image_size, eval_resize, crop_scale, flip, mean, std, cache, num_workers
-        )
+        super().__init__(root, batch_size, image_size, eval_resize, crop_scale, flip, mean, std, cache, num_workers)
         sizes = {"train": train_images, "val": val_images, "test": test_images}
         too_small = {split: size for split, size in sizes.items() if size < len(CLASSES)}
         if too_small or phantom_size < 16:
@@ -102,7 +100,7 @@ class Phantoms(RadImageNet):
                 f"every split needs at least {len(CLASSES)} images, one a class, and phantom_size at least 16, "
                 f"got {sizes} and {phantom_size}"
             )
-        self.sizes = sizes
+        self.sizes, self.phantom_size, self.seed = sizes, phantom_size, seed
         self.settings = {"sizes": sizes, "phantom_size": phantom_size, "seed": seed}
 
     def prepare_data(self) -> None:
@@ -129,26 +127,23 @@ class Phantoms(RadImageNet):
             folder = Path(scratch) / "phantoms"
             folder.mkdir()
             for number, (split, size) in enumerate(self.sizes.items()):
-                write_split(folder, split, size, int(self.settings["phantom_size"]), self._seed(number))  # type: ignore[call-overload]
+                write_split(folder, split, size, self.phantom_size, self.seed * len(self.sizes) + number)
             (folder / SETTINGS_FILE).write_text(json.dumps(self.settings, indent=2) + "\n")
             shutil.move(folder, self.root)
-
-    def _seed(self, number: int) -> int:
-        return int(self.settings["seed"]) * 3 + number  # type: ignore[call-overload,no-any-return]
 
 
 def write_split(folder: Path, split: str, images: int, size: int, seed: int) -> None:
     """Draw one split: PNG files in RadImageNet's tree, and its CSV in shuffled order."""
-    from torchvision.io import write_png
+    from PIL import Image
 
     generator = torch.Generator().manual_seed(seed)
     rows: list[tuple[str, str]] = []
     for kind, count in zip(CLASSES, class_counts(images), strict=True):
         drawn = draw_class(kind.label, Canvas(count, size, generator))
         (folder / "radiology_ai" / kind.folder).mkdir(parents=True, exist_ok=True)
-        for image in drawn:
+        for pixels in drawn.numpy():
             name = f"radiology_ai/{kind.folder}/{kind.stem}{split[0]}{len(rows):06d}.png"
-            write_png(image.unsqueeze(0), str(folder / name))
+            Image.fromarray(pixels).save(folder / name)
             rows.append((name, kind.label))
     order = torch.randperm(len(rows), generator=generator).tolist()
     with (folder / CSV_NAME.format(split=split)).open("w", newline="") as handle:

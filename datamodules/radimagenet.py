@@ -6,13 +6,16 @@ import csv
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .images import ImageDataModule, ImageSplit, Split, Transform, encode_labels
 
-#: What torchvision decodes; everything else (DICOM, NIfTI, NumPy arrays ...) goes through MONAI's readers.
+#: What Pillow decodes; everything else (DICOM, NIfTI, NumPy arrays ...) goes through MONAI's readers.
 RASTER_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
+#: Pillow's modes of 8 bits a channel. It would clip 16-bit pixels to white, so MONAI takes those too.
+EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
 CSV_NAME = "RadiologyAI_{split}.csv"
 COLUMNS = ("filename", "label")
 
@@ -128,7 +131,9 @@ def read_csv(root: Path, split: Split) -> CsvRows:
         reader = csv.DictReader(handle)
         found = list(reader.fieldnames or [])
         if not set(COLUMNS) <= set(found):
-            raise ValueError(f"{file} must have the columns {' and '.join(COLUMNS)}, found: {', '.join(found) or 'none'}")
+            raise ValueError(
+                f"{file} must have the columns {' and '.join(COLUMNS)}, found: {', '.join(found) or 'none'}"
+            )
         rows = [(row["filename"], row["label"]) for row in reader]
     if not rows:
         raise ValueError(f"{file} names no image: the {split} split is empty")
@@ -138,15 +143,18 @@ def read_csv(root: Path, split: Split) -> CsvRows:
 def read_image(path: Path) -> Tensor:
     """An image file as ``[1, H, W]`` uint8.
 
-    PNG and JPEG go through torchvision. Medical formats go through MONAI's readers (which import slowly and need their
+    8-bit PNG and JPEG go through Pillow. Medical formats go through MONAI's readers (which import slowly and need their
     own packages, such as pydicom) and are stretched between their 1st and 99th percentile, since they have no fixed
     range.
     """
     if path.suffix.lower() in RASTER_SUFFIXES:
-        from torchvision.io import ImageReadMode, decode_image
+        from PIL import Image
 
-        return decode_image(str(path), mode=ImageReadMode.GRAY)
-    from monai.transforms import LoadImage, ScaleIntensityRangePercentiles
+        with Image.open(path) as image:
+            if image.mode in EIGHT_BIT_MODES:
+                return torch.from_numpy(np.array(image.convert("L"))).unsqueeze(0)
+    from monai.transforms.intensity.array import ScaleIntensityRangePercentiles
+    from monai.transforms.io.array import LoadImage
 
     pixels = LoadImage(image_only=True, ensure_channel_first=True)(path)
     if pixels.dim() != 3:

@@ -72,7 +72,7 @@ def load_classifier(path: Path, network: nn.Module, backbone: str, num_classes: 
         )
     state = exported["state_dict"]
     if reset_head:
-        head: str = network.default_cfg["classifier"]  # type: ignore[index,assignment,union-attr] # timm's name for it
+        head: str = network.default_cfg["classifier"]  # type: ignore[index,assignment] # timm's name for it
         state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{head}.")}
     missing = network.load_state_dict(state, strict=False).missing_keys
     left = f"; left as they were: {', '.join(missing)}" if missing else ""

@@ -91,7 +91,8 @@ class ImageClassifier(LightningModule):
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """``[B, classes]`` probabilities."""
-        return self(batch[0]).softmax(dim=-1)
+        logits: Tensor = self(batch[0])
+        return logits.softmax(dim=-1)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of shapes
         """One optimiser and its schedule."""

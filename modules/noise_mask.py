@@ -1,4 +1,4 @@
-"""Program two: a policy draws noise masks over medical images and learns from the classifier that looks through them."""
+"""Program two: a policy draws noise masks over medical images, and a classifier learns to see through them."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ Sign = Literal["cooperative", "adversarial"]
 class NoiseMaskPretraining(PolicyModule):
     """Noise pretraining (Yavuz & Yang, "Policy Gradient-Driven Noise Mask", ICPR 2024): a policy and a classifier.
 
-    For each image the policy draws K masks of G x G cells from Beta(alpha(x), beta(x)); a mask is upsampled, blurred and
-    multiplied on to the normalised image, and the classifier learns to see through it. The "heated" classifier is what
-    stays: ``export`` writes it, `ImageClassifier` fine-tunes it. Defaults are the published recipe.
+    For each image the policy draws K masks of G x G cells from Beta(alpha(x), beta(x)); a mask is upsampled, blurred
+    and multiplied on to the normalised image, and the classifier learns to see through it. The "heated" classifier is
+    what stays: ``export`` writes it, `ImageClassifier` fine-tunes it. Defaults are the published recipe.
 
     Args:
         backbone: timm name of the classifier.
@@ -52,6 +52,7 @@ class NoiseMaskPretraining(PolicyModule):
         max_iterations: see `PolicyModule`.
     """
 
+    upsampling: Tensor
     environment_networks: ClassVar[frozenset[str]] = frozenset({"classifier"})
 
     def __init__(
@@ -116,7 +117,9 @@ class NoiseMaskPretraining(PolicyModule):
             RuntimeError: while the number of classes is unknown.
         """
         if self.network is None:
-            raise RuntimeError("the classifier is not built yet: give num_classes, or let a Trainer with data set it up")
+            raise RuntimeError(
+                "the classifier is not built yet: give num_classes, or let a Trainer with data set it up"
+            )
         return self.network
 
     def setup(self, stage: str) -> None:
@@ -155,10 +158,7 @@ class NoiseMaskPretraining(PolicyModule):
         cross_entropy = F.cross_entropy(self.classifier(images * masks), labels, reduction="none").float()
         self._log_masks(rollout.actions, masks, cross_entropy)
         reward = cross_entropy.detach() * (-1.0 if self.sign == "cooperative" else 1.0)
-        if self.objective == "official":
-            loss = self._official_loss(rollout, cross_entropy)
-        else:
-            loss = cross_entropy
+        loss = self._official_loss(rollout, cross_entropy) if self.objective == "official" else cross_entropy
         return rollout.replace(rewards=reward, environment_loss=loss)
 
     def complete(self, rollout: Rollout) -> Rollout:
@@ -240,9 +240,10 @@ class NoiseMaskPretraining(PolicyModule):
             raise RuntimeError("objective 'random' has no policy to evaluate; use `--update EnvironmentUpdate`")
         if observations["log_alpha"].requires_grad:
             return MaskDistribution(observations["log_alpha"], observations["log_beta"])
-        _, row_of_image, image_of_row = _distinct(rollout.group_ids)
+        row_of_image, image_of_row = _distinct(rollout.group_ids)
         with self.policy.frozen_statistics():
-            return self.policy(observations["images"][row_of_image]).select(image_of_row)
+            distribution: MaskDistribution = self.policy(observations["images"][row_of_image])
+        return distribution.select(image_of_row)
 
     def _evaluate_cells(self, distribution: MaskDistribution, cells: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(cells.device.type, enabled=False):
@@ -271,9 +272,9 @@ class NoiseMaskPretraining(PolicyModule):
             self.log("train/cross_entropy", cross_entropy.mean(), prog_bar=True)
 
 
-def _distinct(ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Distinct ids, the row where each comes first, and for each row the index of its id."""
+def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The row where each distinct id comes first, and for each row the index of its id."""
     distinct, inverse = torch.unique(ids, return_inverse=True)
     rows = torch.arange(len(ids), device=ids.device)
     first = torch.full_like(distinct, len(ids)).scatter_reduce(0, inverse, rows, reduce="amin")
-    return distinct, first, inverse
+    return first, inverse

@@ -1,19 +1,22 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
-from torchvision.io import read_image
 
 from tamis.callbacks import EnvironmentUpdate, MaskGallery, ReinforceUpdate
 from tamis.callbacks.mask_gallery import mask_figure, spread_over_classes
 from tamis.modules import ImageClassifier, NoiseMaskPretraining
 
 
-def fit(folder: Path, gallery: MaskGallery, objective: str = "reinforce", logger: TensorBoardLogger | None = None) -> None:
+def fit(
+    folder: Path, gallery: MaskGallery, objective: str = "reinforce", logger: TensorBoardLogger | None = None
+) -> None:
     images = TensorDataset(torch.randn(8, 3, 32, 32), torch.arange(8) % 3)
     update = ReinforceUpdate() if objective == "reinforce" else EnvironmentUpdate()
     trainer = Trainer(
@@ -27,7 +30,13 @@ def fit(folder: Path, gallery: MaskGallery, objective: str = "reinforce", logger
         enable_model_summary=False,
     )
     module = NoiseMaskPretraining(
-        "test_resnet", "test_resnet", num_classes=3, grid=4, kernel_size=3, masks_per_image=2, objective=objective  # type: ignore[arg-type]
+        "test_resnet",
+        "test_resnet",
+        num_classes=3,
+        grid=4,
+        kernel_size=3,
+        masks_per_image=2,
+        objective=objective,  # type: ignore[arg-type]
     )
     trainer.fit(module, DataLoader(images, batch_size=4))
 
@@ -37,8 +46,7 @@ def test_pictures_are_written_every_n_iterations_and_at_the_end(tmp_path: Path, 
     fit(tmp_path, MaskGallery(every_n_iterations=3, images=2), objective)
     names = sorted(path.name for path in (tmp_path / "masks").iterdir())
     assert names == ["iteration_000003.png", "iteration_000004.png"]
-    picture = read_image(str(tmp_path / "masks" / names[0])).float()
-    assert picture.shape[0] in (3, 4)
+    picture = np.asarray(Image.open(tmp_path / "masks" / names[0]).convert("L"))
     assert picture.std() > 10  # not blank
 
 

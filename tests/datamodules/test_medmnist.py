@@ -40,7 +40,7 @@ def test_colour_channels_keep_their_order(tmp_path: Path) -> None:
 
 
 def test_missing_file_and_missing_array(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere.npz does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.npz does not exist"):
         MedMNIST(str(tmp_path / "nowhere.npz")).setup("fit")
     path = write_npz(tmp_path / "set.npz", val_images=None)
     with pytest.raises(ValueError, match="lacks the array val_images; it has: train_images, train_labels, val_labels"):

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision.io import write_jpeg, write_png
+from PIL import Image
 
 from tamis.datamodules import RadImageNet
 from tamis.datamodules.images import ImageBatch
@@ -26,8 +26,8 @@ def write_csv(root: Path, split: str, rows: list[tuple[str, str]], header: str =
 def root(tmp_path: Path) -> Path:
     for number, (filename, _) in enumerate(ROWS):
         (tmp_path / filename).parent.mkdir(parents=True, exist_ok=True)
-        grey = torch.full((1, 40, 30 + number), 60 * number, dtype=torch.uint8)  # no two of one size
-        write_png(grey.expand(3, -1, -1) if number % 2 else grey, str(tmp_path / filename))
+        grey = Image.new("L", (30 + number, 40), 60 * number)  # no two of one size
+        grey.convert("RGB" if number % 2 else "L").save(tmp_path / filename)
     for split in ("train", "val", "test"):
         write_csv(tmp_path, split, ROWS)
     return tmp_path
@@ -86,8 +86,16 @@ def test_medical_formats_go_through_monai(tmp_path: Path) -> None:
     assert image[0, 0, 0] < image[0, 0, -1] < image[0, -1, 0]
 
 
+def test_sixteen_bits_are_stretched_not_clipped(tmp_path: Path) -> None:
+    Image.fromarray(np.linspace(0, 60000, 400, dtype=np.uint16).reshape(20, 20)).save(tmp_path / "deep.png")
+    image = read_image(tmp_path / "deep.png")
+    assert image.shape == (1, 20, 20)
+    assert 120 < image.float().mean() < 136
+    assert image[0, 0, 0] < image[0, 0, -1] < image[0, -1, 0]
+
+
 def test_jpeg_is_read(tmp_path: Path) -> None:
-    write_jpeg(torch.full((1, 20, 20), 100, dtype=torch.uint8), str(tmp_path / "image.JPG"))
+    Image.new("RGB", (20, 20), (100, 100, 100)).save(tmp_path / "image.JPG")
     assert read_image(tmp_path / "image.JPG").float().mean() == pytest.approx(100, abs=1)
 
 
@@ -131,7 +139,7 @@ def test_unreadable_image_is_named_with_its_line(root: Path, content: bytes) -> 
 
 def test_missing_image_is_named(root: Path) -> None:
     (root / ROWS[1][0]).unlink()
-    with pytest.raises(RuntimeError, match="knee000002.png"):
+    with pytest.raises(RuntimeError, match=r"knee000002\.png"):
         RadImageNet(str(root), cache=True).setup("test")
 
 

@@ -30,7 +30,7 @@ def test_a_constant_mask_stays_constant() -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [((8, 64, 4, 1.0), "odd"), ((65, 64, 3, 1.0), "grid"), ((8, 8, 17, 1.0), "kernel_size <"), ((8, 64, 3, 0.0), "sigma")],
+    [((8, 64, 4, 1.0), "odd"), ((65, 64, 3, 1.0), "grid"), ((8, 8, 17, 1.0), "size <"), ((8, 64, 3, 0.0), "sigma")],
 )
 def test_impossible_geometry_is_refused(options: tuple[int, int, int, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):

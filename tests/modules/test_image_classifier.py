@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,9 +11,8 @@ from tamis.modules.classification import classification_metrics
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> Iterator[None]:
+def _seed() -> None:
     seed_everything(0, verbose=False)
-    yield
 
 
 class BrightAndDark(LightningDataModule):
@@ -118,7 +116,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path, backbone: str, cla
 def test_unusable_weight_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("no weights")
     torch.save({"something": 1}, tmp_path / "other.pt")
-    with pytest.raises(FileNotFoundError, match="no weights at .*missing.pt"):
+    with pytest.raises(FileNotFoundError, match=r"no weights at .*missing\.pt"):
         trainer().fit(ImageClassifier("test_resnet", weights=str(tmp_path / "missing.pt")), BrightAndDark())
     for name, message in (("text.pt", "cannot be read"), ("other.pt", "not an exported classifier")):
         with pytest.raises(ValueError, match=message):

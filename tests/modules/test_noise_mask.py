@@ -1,11 +1,10 @@
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer, seed_everything
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.distributions import Beta
 from torch.nn import functional as F
@@ -19,9 +18,8 @@ from tamis.rollout import Rollout
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> Iterator[None]:
+def _seed() -> None:
     seed_everything(0, verbose=False)
-    yield
 
 
 def noise_mask(**options: object) -> NoiseMaskPretraining:
@@ -204,7 +202,10 @@ def test_official_objective_steps_both_networks_and_logs_its_hidden_factor() -> 
     assert trainer.callback_metrics["update/classifier_lr_factor"] > 2.5  # about log 16 = 2.8
 
 
-@pytest.mark.parametrize("update", [PPOUpdate(epochs=2, advantage_estimator="leave_one_out", kl_coef=0.0), ReinforceUpdate()])
+UPDATES = [PPOUpdate(epochs=2, advantage_estimator="leave_one_out", kl_coef=0.0), ReinforceUpdate()]
+
+
+@pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("filtered", [True, False])
 def test_any_update_and_filter_works_on_masks(update: Callback, filtered: bool) -> None:
     module = noise_mask(masks_per_image=4)
@@ -259,7 +260,7 @@ def test_same_seed_same_run() -> None:
 
 
 def test_unknown_backbone_names_the_nearest() -> None:
-    with pytest.raises(ValueError, match="did you mean .*resnet18"):
+    with pytest.raises(ValueError, match=r"did you mean .*resnet18"):
         noise_mask(backbone="resnet81")
 
 
