@@ -157,9 +157,13 @@ with Sandbox(workers=2, limits=Limits(wall_s=60.0)) as sandbox:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_nothing_survives_the_parent(number: signal.Signals, tmp_path: Path) -> None:
+def test_nothing_survives_the_parent(
+    number: signal.Signals, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     script = SCRIPT.format(path=sys.path, folder=str(tmp_path))
-    parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    # A killed parent cannot remove its workers' empty folders: keep them out of the machine's temporary folder.
+    environment = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("workers"))}
+    parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, env=environment)
     assert wait_until(lambda: len(processes_in(str(tmp_path))) == 2 and (tmp_path / "started").exists(), 20)
     servers = server_pids(parent.pid)
     assert len(servers) == 2

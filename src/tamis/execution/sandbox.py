@@ -31,7 +31,8 @@ class Sandbox:
     and forge its own verdict, because its test runs in the same process. Run what you do not trust at all in a
     container or virtual machine. Stronger levels will come behind this same interface.
 
-    Needs Linux or macOS.
+    Needs Linux or macOS. When this process ends without ``close``, the workers end too, but empty folders named
+    ``tamis-*`` may stay in the temporary folder.
 
     Args:
         workers: Number of fork servers; the number of free cores is a good choice.
