@@ -55,7 +55,14 @@ class Filtration(PolicyCallback):
         n = getattr(pl_module, "num_samples", None)
         if stage == "fit" and isinstance(n, int) and self.strategy != "none":
             # The same checks as in the loop, on a rollout of the run's shape.
-            select(torch.arange(float(n)).unsqueeze(0), self.strategy, self.keep, **self._options())
+            select(
+                torch.arange(float(n)).unsqueeze(0),
+                self.strategy,
+                self.keep,
+                power=self.power,
+                high=self.high,
+                low=self.low,
+            )
 
     def on_rollout(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> Rollout:
         """Keep the chosen rows."""
@@ -64,7 +71,9 @@ class Filtration(PolicyCallback):
         groups = rollout.groups()
         rewards = rollout.rewards.detach()[groups]
         generator = policy_generator(module, self.seed)
-        columns = select(rewards, self.strategy, self.keep, self.mode, generator, **self._options())
+        columns = select(
+            rewards, self.strategy, self.keep, self.mode, generator, power=self.power, high=self.high, low=self.low
+        )
         kept = rollout.select(groups.gather(1, columns).flatten())
         module.log_dict(
             {
@@ -76,6 +85,3 @@ class Filtration(PolicyCallback):
             sync_dist=True,
         )
         return kept
-
-    def _options(self) -> dict[str, float | None]:
-        return {"power": self.power, "high": self.high, "low": self.low}

@@ -91,7 +91,7 @@ class PPOUpdate(PolicyUpdate):
         rollout = self.estimate_advantages(rollout)
         generator = policy_generator(module, self.seed)
         environment_loss = None if rollout.environment_loss is None else rollout.environment_loss.mean()
-        steps = []
+        steps: list[dict[str, Tensor]] = []
         for _ in range(self.epochs):
             for minibatch in minibatches(rollout, self.minibatch_size, generator):
                 loss, stats = self.loss(module, minibatch if not steps else minibatch.detach())
@@ -137,7 +137,12 @@ class PPOUpdate(PolicyUpdate):
         loss = loss - self.entropy_coef * entropy
         if evaluation.values is not None and minibatch.values is not None and minibatch.returns is not None:
             value_loss = ppo_value_loss(
-                evaluation.values, minibatch.values, minibatch.returns, mask, self.value_clip_range, self.loss_aggregation
+                evaluation.values,
+                minibatch.values,
+                minibatch.returns,
+                mask,
+                self.value_clip_range,
+                self.loss_aggregation,
             )
             stats["update/value_loss"] = value_loss.detach()
             loss = loss + self.value_coef * value_loss

@@ -60,7 +60,7 @@ class RewardReliability(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Collect the judged samples."""
-        self._rows += outputs
+        self._rows += outputs["samples"]
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measure, draw and write."""
@@ -108,7 +108,9 @@ class RewardReliability(Callback):
 
 def _as_json(report: Mapping[Strategy, RSquared]) -> dict[str, dict[str, Any]]:
     return {
-        strategy: {name: value.tolist() if isinstance(value, Tensor) else value for name, value in fit._asdict().items()}
+        strategy: {
+            name: value.tolist() if isinstance(value, Tensor) else value for name, value in fit._asdict().items()
+        }
         for strategy, fit in report.items()
     }
 

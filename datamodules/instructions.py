@@ -58,6 +58,6 @@ def _demonstration(row: Record) -> Record:
     if {"prompt", "canonical_solution"} <= row.keys():
         return {"prompt": row["prompt"], "completion": row["canonical_solution"]}
     raise ValueError(
-        f"{row['_source']}: a demonstration needs prompt and completion, or a task with its reference solution (code or "
+        f"{row['_source']}: a demonstration needs prompt and completion, or a task with its reference (code or "
         f"canonical_solution); it has {sorted(set(row) - {'_source'})}"
     )

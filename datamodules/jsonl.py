@@ -31,7 +31,9 @@ def read_jsonl(source: str, required: Sequence[str] = ()) -> list[dict[str, Any]
     for row in rows:
         for key in required:
             if key not in row:
-                raise ValueError(f"{row['_source']}: the key {key!r} is missing; the row has {sorted(set(row) - {'_source'})}")
+                raise ValueError(
+                    f"{row['_source']}: the key {key!r} is missing; the row has {sorted(set(row) - {'_source'})}"
+                )
     if match:
         rows = rows[int(match["start"] or 0) : int(match["stop"]) if match["stop"] else None]
     if not rows:

@@ -31,6 +31,7 @@ from .schedules import Schedule, with_schedule
 
 Critic = Literal["none", "shared_trunk", "own_trunk"]
 Batch = Sequence[Mapping[str, Any]]
+Record = dict[str, Any]
 
 
 class CodePolicy(PolicyModule):
@@ -87,7 +88,9 @@ class CodePolicy(PolicyModule):
     ) -> None:
         super().__init__(max_iterations)
         if temperature <= 0:
-            raise ValueError(f"temperature must be positive to sample, got {temperature}; greedy is for evaluation only")
+            raise ValueError(
+                f"temperature must be positive to sample, got {temperature}; greedy is for evaluation only"
+            )
         self.save_hyperparameters(ignore=["reward", "policy_optimizer", "critic_optimizer"])
         self.strict_loading = False  # frozen networks are loaded from where they came from, not from checkpoints
         self.num_samples, self.temperature, self.seed = num_samples, temperature, seed
@@ -170,15 +173,15 @@ class CodePolicy(PolicyModule):
             values = torch.where(rollout.response_mask, values, 0.0)
         return ActionEvaluation(scores.log_probs, scores.entropy, values)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Record]]:
         """Pass@1 on held-out tasks."""
-        return self._evaluate(batch, batch_idx, "val")
+        return {"samples": self._evaluate(batch, batch_idx, "val")}
 
-    def test_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Record]]:
         """Pass@1 on the test tasks; returns every sample with its verdict (and reward) for callbacks."""
-        return self._evaluate(batch, batch_idx, "test")
+        return {"samples": self._evaluate(batch, batch_idx, "test")}
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[Record]:
         """N samples of every prompt with their verdicts."""
         return self._judged_samples(batch, batch_idx, self.num_samples, self.temperature)
 
@@ -266,7 +269,7 @@ class CodePolicy(PolicyModule):
         numbers: Tensor = critic(TokenBatch(ids, mask))
         return numbers[:, -rollout.actions.shape[1] - 1 : -1]
 
-    def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> list[dict[str, Any]]:
+    def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> list[Record]:
         rows = self._judged_samples(batch, batch_idx, self.eval_samples, self.eval_temperature)
         n = self.eval_samples
         passed = [sum(row["passed"] for row in rows[start : start + n]) for start in range(0, len(rows), n)]
@@ -276,7 +279,7 @@ class CodePolicy(PolicyModule):
         self.log(f"{split}/truncated_rate", truncated, batch_size=len(batch), on_epoch=True, sync_dist=True)
         return rows
 
-    def _judged_samples(self, batch: Batch, batch_idx: int, n: int, temperature: float) -> list[dict[str, Any]]:
+    def _judged_samples(self, batch: Batch, batch_idx: int, n: int, temperature: float) -> list[Record]:
         generator = torch.Generator(device=self.device).manual_seed(self.seed * 1_000_003 + batch_idx)
         samples = self._sample(self._prompts(batch), n, temperature, generator)
         completions = self._decode(samples)
@@ -289,5 +292,5 @@ class CodePolicy(PolicyModule):
         return rows
 
 
-def _with_completions(batch: Batch, completions: Sequence[str], n: int) -> list[dict[str, Any]]:
+def _with_completions(batch: Batch, completions: Sequence[str], n: int) -> list[Record]:
     return [{**batch[index // n], "completion": completion} for index, completion in enumerate(completions)]

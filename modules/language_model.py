@@ -46,7 +46,7 @@ def load_causal_lm(model_name_or_path: str, lora_rank: int = 0) -> PreTrainedMod
     """
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(**_source(model_name_or_path), dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(**_source(model_name_or_path), dtype=torch.float32)
     if lora_rank > 0:
         from peft import LoraConfig, get_peft_model
 
@@ -54,14 +54,17 @@ def load_causal_lm(model_name_or_path: str, lora_rank: int = 0) -> PreTrainedMod
         model = get_peft_model(model, config)
     disable_dropout(model)
     model.train()  # as Lightning expects it; without dropout the mode changes nothing
-    return model  # type: ignore[no-any-return]
+    loaded: PreTrainedModel = model
+    return loaded
 
 
 def save_language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Write a folder that ``from_pretrained`` reads; a LoRA adapter is merged into a copy of its base first."""
     import copy
 
-    if hasattr(model, "merge_and_unload"):
+    from peft import PeftModel
+
+    if isinstance(model, PeftModel):
         model = copy.deepcopy(model).merge_and_unload()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -108,11 +111,13 @@ def format_prompts(
     if not tokenizer.chat_template:
         raise ValueError("prompt_format: chat needs a tokenizer with a chat template; use prompt_format: plain")
     return [
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
+        str(tokenizer.apply_chat_template(_user_turn(prompt), tokenize=False, add_generation_prompt=True))
         for prompt in prompts
     ]
+
+
+def _user_turn(prompt: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": prompt}]
 
 
 class TokenBatch(NamedTuple):
@@ -181,6 +186,4 @@ def score_actions(
     entropy = -(log_softmax.exp() * log_softmax).sum(dim=-1)
     hidden = output.hidden_states[-1][:, -actions.shape[1] - 1 : -1] if with_hidden else None
     zero = torch.zeros_like(log_probs)
-    return ActionScores(
-        torch.where(response_mask, log_probs, zero), torch.where(response_mask, entropy, zero), hidden
-    )
+    return ActionScores(torch.where(response_mask, log_probs, zero), torch.where(response_mask, entropy, zero), hidden)

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from ..rollout import Rollout
@@ -173,7 +173,7 @@ class PolicyModule(LightningModule, ABC):
 
     def _optimizers(self) -> list[LightningOptimizer]:
         optimizers = self.optimizers()
-        return optimizers if isinstance(optimizers, list) else [optimizers]  # type: ignore[list-item]
+        return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def _step_schedulers(self, interval: str) -> None:
         for config in self.trainer.lr_scheduler_configs:

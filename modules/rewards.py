@@ -65,9 +65,7 @@ class LearnedReward(Reward):
         normalise: use the constants saved with the model; otherwise the raw score.
     """
 
-    def __init__(
-        self, model_name_or_path: str, prompt_format: PromptFormat = "plain", normalise: bool = True
-    ) -> None:
+    def __init__(self, model_name_or_path: str, prompt_format: PromptFormat = "plain", normalise: bool = True) -> None:
         super().__init__()
         self.normalise = normalise
         self.reward_model = RewardModel(model_name_or_path, prompt_format)

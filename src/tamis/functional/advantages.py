@@ -88,5 +88,7 @@ def leave_one_out_baseline(rewards: Tensor) -> Tensor:
     """
     n = rewards.shape[-1]
     if n < 2:
-        raise ValueError(f"a leave-one-out baseline needs at least 2 actions a group, got {n}; raise the number of samples")
+        raise ValueError(
+            f"a leave-one-out baseline needs at least 2 actions a group, got {n}; raise the number of samples"
+        )
     return (rewards.sum(dim=-1, keepdim=True) - rewards) / (n - 1)

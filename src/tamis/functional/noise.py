@@ -11,9 +11,9 @@ def official_noise_objective(log_probs: Tensor, cross_entropy: Tensor) -> Tensor
     """The objective of the released noise-mask code: ``mean_i log sum_j p_ij * CE``, CE one number for the batch.
 
     It is *not* REINFORCE: the log of the sum of the cells' densities stands where the joint log-probability would, and
-    every image gets the batch's cross-entropy. Through the product the classifier trains at ``mean_i logsumexp_j`` times
-    its learning rate (log M for a uniform mask: 8.3 on a 64 x 64 grid). Evaluated with logsumexp in fp32, where the
-    released exp-sum-log overflows.
+    every image gets the batch's cross-entropy. Through the product the classifier trains at ``mean_i logsumexp_j``
+    times its learning rate (log M for a uniform mask: 8.3 on a 64 x 64 grid). Evaluated with logsumexp in fp32, where
+    the released exp-sum-log overflows.
 
     Args:
         log_probs: ``[B, M]`` log-density of each of the M cells.

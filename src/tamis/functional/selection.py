@@ -148,12 +148,12 @@ def _ranks(rewards: Tensor, generator: torch.Generator | None) -> Tensor:
 def _unnormalised(rewards: Tensor, strategy: str, power: float, high: float | None, low: float | None) -> Tensor:
     if strategy == "power":
         return rewards.abs() ** power
-    above = (rewards > high).to(rewards)
+    above = (rewards > (float("inf") if high is None else high)).to(rewards)
     if strategy == "top":
         return above
     if strategy == "top_random":
         return (1 + above) / 2
-    return above + (rewards < low).to(rewards)
+    return above + (rewards < (float("-inf") if low is None else low)).to(rewards)
 
 
 def _priority(
