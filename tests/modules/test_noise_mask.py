@@ -220,13 +220,23 @@ def test_any_update_and_filter_works_on_masks(update: Callback, filtered: bool) 
 
 
 def test_classifier_steps_once_an_iteration_however_often_the_policy_does() -> None:
-    module = noise_mask()
-    fit(module, PPOUpdate(epochs=3, minibatch_size=4, advantage_estimator="leave_one_out", kl_coef=0.0), steps=2)
-    policy, classifier = module.trainer.optimizers
-    steps = [next(iter(optimizer.state.values())) for optimizer in (policy,)]
-    assert steps[0]["step"] == 12
-    assert module.iteration == 2
-    assert all("momentum_buffer" in state for state in classifier.state.values())
+    module = noise_mask(classifier_optimizer=torch.optim.Adam)
+    update = PPOUpdate(epochs=3, minibatch_size=4, advantage_estimator="leave_one_out", kl_coef=0.0)
+    trainer = fit(module, update, steps=2)
+    steps = [int(next(iter(optimizer.state.values()))["step"]) for optimizer in trainer.optimizers]
+    assert steps == [2 * 3 * 2, 2]  # iterations x epochs x minibatches, and iterations
+
+
+def test_acting_moves_the_running_average_and_evaluating_does_not() -> None:
+    module = noise_mask(decay=0.9)
+    assert module.policy is not None
+    before = module.policy.base_alpha.clone()
+    rollout = module.act(batch())
+    moved = module.policy.base_alpha.clone()
+    module.evaluate_actions(rollout.detach())
+    module.draw_masks(batch()[0])
+    assert not torch.equal(moved, before)
+    torch.testing.assert_close(module.policy.base_alpha, moved)
 
 
 def test_filter_larger_than_k_is_refused_at_setup() -> None:

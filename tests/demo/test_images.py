@@ -1,0 +1,56 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule
+
+from tamis.datamodules.images import ImageBatch
+from tamis.demo.images import ArmResult, ImageResults, mask_effect, run_images
+from tamis.modules import NoiseMaskPretraining
+
+
+def results(baseline: list[float], learned: list[float]) -> ImageResults:
+    arms = [ArmResult("baseline", {"accuracy": baseline}), ArmResult("learned mask", {"accuracy": learned})]
+    return ImageResults(arms, list(range(len(baseline))), [], 2000, Path("picture.png"))
+
+
+def test_mean_and_standard_error_by_hand() -> None:
+    arm = ArmResult("baseline", {"accuracy": [0.6, 0.7, 0.8]})
+    assert arm.mean("accuracy") == pytest.approx(0.7)
+    assert arm.standard_error("accuracy") == pytest.approx(0.1 / math.sqrt(3))
+    assert math.isnan(ArmResult("baseline", {"accuracy": [0.6]}).standard_error("accuracy"))
+
+
+def test_the_summary_pairs_seeds() -> None:
+    # Differences -.01, .00, -.02: mean -.01, standard error .01 / sqrt(3) = .0058.
+    text = results([0.60, 0.70, 0.80], [0.59, 0.70, 0.78]).summary()
+    assert text.endswith("accuracy -0.010 ± 0.006 (paired over 3 seeds): no difference beyond noise.")
+
+
+def test_one_seed_gets_the_binomial_error() -> None:
+    # sqrt((.5 * .5 + .5 * .5) / 2000) = .0158
+    text = results([0.5], [0.5]).summary()
+    assert text.endswith("accuracy +0.000 ± 0.016 (one seed, binomial): no difference beyond noise.")
+
+
+class TwoBatches(LightningDataModule):
+    """What `mask_effect` needs of a datamodule."""
+
+    def val_dataloader(self) -> list[ImageBatch]:
+        return [ImageBatch(torch.randn(8, 3, 32, 32), torch.arange(8) % 3) for _ in range(2)]
+
+    def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
+        return batch
+
+
+def test_uniform_masks_are_no_better_than_uniform_masks() -> None:
+    module = NoiseMaskPretraining("test_resnet", num_classes=3, grid=4, kernel_size=3, objective="random")
+    effect = mask_effect(module, TwoBatches())  # type: ignore[arg-type]
+    assert abs(effect.difference) < 5 * effect.standard_error
+    assert module.training
+
+
+def test_no_seed_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one seed"):
+        run_images(tmp_path, [])
