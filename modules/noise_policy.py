@@ -79,9 +79,8 @@ class NoisePolicy(nn.Module):
             raise ValueError(f"decay must lie in [0, 1) and average in [0, 1], got decay={decay}, average={average}")
         self.decay, self.average, self.image_size = decay, average, image_size
         self.trunk = build_backbone(backbone, num_classes=0)
-        with torch.no_grad():  # the pooled width may differ from num_features (MobileNet's extra layer), so look
-            width = self.trunk.eval()(torch.zeros(1, 3, 64, 64)).shape[-1]
-        self.trunk.train()
+        # Of the pooled features; num_features leaves out the extra layer that MobileNets have after pooling.
+        width = int(self.trunk.head_hidden_size)  # type: ignore[arg-type] # timm's own attribute
         self.alpha_head = _head(width, grid * grid)
         self.beta_head = _head(width, grid * grid)
         self.register_buffer("base_alpha", torch.rand(1, grid * grid))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from torch import Tensor
 from torch.distributions import Beta
 from torch.nn import functional as F
@@ -41,9 +41,8 @@ def batch(images: int = 4) -> tuple[Tensor, Tensor]:
     return torch.randn(images, 3, 32, 32), torch.arange(images) % 3
 
 
-def fit(module: NoiseMaskPretraining, *callbacks: Callback, steps: int = 2, images: int = 4) -> Trainer:
-    loader = DataLoader(TensorDataset(*batch(images)), batch_size=images)
-    trainer = Trainer(
+def quiet_trainer(*callbacks: Callback, steps: int) -> Trainer:
+    return Trainer(
         max_epochs=steps,
         accelerator="cpu",
         callbacks=list(callbacks),
@@ -52,7 +51,11 @@ def fit(module: NoiseMaskPretraining, *callbacks: Callback, steps: int = 2, imag
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    trainer.fit(module, loader)
+
+
+def fit(module: NoiseMaskPretraining, *callbacks: Callback, steps: int = 2, images: int = 4) -> Trainer:
+    trainer = quiet_trainer(*callbacks, steps=steps)
+    trainer.fit(module, DataLoader(TensorDataset(*batch(images)), batch_size=images))
     return trainer
 
 
@@ -251,9 +254,13 @@ def test_update_must_fit_the_objective() -> None:
         fit(noise_mask(), EnvironmentUpdate())
 
 
-def test_checkpoint_loads_without_the_data_and_without_a_trainer(tmp_path: Path) -> None:
-    module = noise_mask(objective="official", masks_per_image=1)
-    fit(module, EnvironmentUpdate(), steps=1).save_checkpoint(tmp_path / "last.ckpt")
+def test_checkpoint_loads_without_the_data_that_told_the_classes(tmp_path: Path) -> None:
+    data = LightningDataModule.from_datasets(TensorDataset(*batch()), batch_size=4)
+    data.num_classes = 3  # type: ignore[attr-defined]
+    module = noise_mask(num_classes=None, objective="official", masks_per_image=1)
+    trainer = quiet_trainer(EnvironmentUpdate(), steps=1)
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
     loaded = NoiseMaskPretraining.load_from_checkpoint(tmp_path / "last.ckpt")
     torch.testing.assert_close(loaded.state_dict(), module.state_dict())
     assert loaded.iteration == 1
