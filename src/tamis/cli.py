@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +12,14 @@ from typing import Any, NoReturn
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from . import datamodules, modules  # noqa: F401 - so that short class names are known
+from . import callbacks, datamodules, modules
 from .callbacks import Filtration, PolicyUpdate
+from .explain import explain
 
 # Said of every run, and true of none that matters: our run directories are new, and no validation file is a choice.
 _HARMLESS = (
     "Experiment logs directory",
+    "LightningCLI's args parameter is intended to run from within Python",
     "Total length of `list` across ranks is zero",
     "The '\\w+_dataloader' does not have many workers",
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -32,9 +32,11 @@ class TamisParser(LightningArgumentParser):
     """A parser whose complaint about an unknown key names the nearest right one."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Add the suggestion, then leave as usual."""
-        hint = _nearest_key(message, self)
-        super().error(message if hint is None else f"{message}\n  Did you mean {hint!r}?", ex)
+        """Say the cause and the nearest right key; a hundred lines of usage would hide them."""
+        text = explain(message, _known_keys(self), _class_names())
+        if not self.exit_on_error:
+            super().error(text, ex)
+        self.exit(2, f"error: {text}\n`{self.prog.replace('[options] ', '')} --help` lists the options.\n")
         raise SystemExit(2)
 
 
@@ -59,6 +61,7 @@ class TamisCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:  # noqa: ANN401 - LightningCLI's own signature
         """Our parser in place of Lightning's."""
+        kwargs.setdefault("allow_abbrev", False)  # a misspelt flag is an error, not another flag's beginning
         kwargs.setdefault("dump_header", [f"tamis {_version()}"])
         parser = TamisParser(**kwargs)
         parser.add_argument("-c", "--config", action="config", help="Path to a configuration file in YAML.")
@@ -79,6 +82,15 @@ class TamisCLI(LightningCLI):
         parser.add_subclass_arguments(
             PolicyUpdate, "update", required=False, help="How the policy learns, e.g. --update PPOUpdate."
         )
+
+    def instantiate_classes(self) -> None:
+        """Say why a class could not be made, without the parser's own stack."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if "Union subtypes" not in str(error):
+                raise
+            self.parser.error(str(error), error)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - LightningCLI's own signature
         """Put the run into a directory of its own, and the filter and the update behind the other callbacks."""
@@ -147,23 +159,9 @@ def _next_free(folder: Path, name: str) -> Path:
             number += 1
 
 
-def _nearest_key(message: str, parser: LightningArgumentParser) -> str | None:
-    """The known key that is closest to the unknown one in an error message."""
-    match = re.search(
-        r"[Uu]nrecognized arguments?: -*([\w.]+)|[Kk]ey '([\w.]+)' is not expected|nested key '([\w.]+)'|"
-        r"unknown key[s]?:? '?([\w.]+)",
-        message,
-    )
-    if match is None:
-        return None
-    unknown = next(group for group in match.groups() if group)
-    known = _known_keys(parser)
-    leaf = unknown.rsplit(".", 1)[-1]
-    by_leaf = {key.rsplit(".", 1)[-1]: key for key in known}
-    close = difflib.get_close_matches(unknown, known, 1, 0.7) or [
-        by_leaf[name] for name in difflib.get_close_matches(leaf, by_leaf, 1, 0.7)
-    ]
-    return close[0] if close else None
+def _class_names() -> list[str]:
+    """Short names that may stand as a ``class_path``; importing the sub-packages has made them known."""
+    return [*modules.__all__, *datamodules.__all__, *callbacks.__all__]
 
 
 def _known_keys(parser: LightningArgumentParser) -> list[str]:

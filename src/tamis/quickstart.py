@@ -83,7 +83,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--validation", type=int, default=500, help="validation tasks (%(default)s)")
     parser.add_argument("--test", type=int, default=1_000, help="test tasks (%(default)s)")
     parser.add_argument("--demonstrations", type=int, default=2_000, help="demonstrations (%(default)s)")
-    parser.add_argument("--bug_rate", type=float, default=0.55, help="share with a bug planted (%(default)s)")
+    parser.add_argument("--bug_rate", type=float, default=0.7, help="bugs in demonstrations, 0 to 1 (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of tasks, bugs and weights (%(default)s)")
     options = parser.parse_args(args)
     tasks = options.folder / "tasks"
