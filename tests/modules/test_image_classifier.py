@@ -2,17 +2,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import LightningDataModule, Trainer, seed_everything
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tamis.modules import ImageClassifier, NoiseMaskPretraining
 from tamis.modules.classification import classification_metrics
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    seed_everything(0, verbose=False)
 
 
 class BrightAndDark(LightningDataModule):

@@ -17,11 +17,6 @@ from tamis.modules.noise_policy import LOG_LIMIT, NoisePolicy
 from tamis.rollout import Rollout
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    seed_everything(0, verbose=False)
-
-
 def noise_mask(**options: object) -> NoiseMaskPretraining:
     settings: dict[str, object] = {
         "backbone": "test_resnet",

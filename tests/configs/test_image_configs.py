@@ -1,0 +1,81 @@
+"""Every config of the noise mask runs for a step, on tiny data in the formats of the real sets."""
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tamis.cli import run
+from tamis.datamodules import Phantoms
+from tamis.modules import ImageClassifier
+
+ONE_STEP = [
+    "--trainer.max_epochs=1",
+    "--trainer.limit_train_batches=1",
+    "--trainer.limit_val_batches=1",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--data.batch_size=4",
+    "--data.num_workers=0",
+]
+
+
+@pytest.fixture(scope="module")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("phantoms") / "set"
+    Phantoms(str(root), 30, 15, 15, phantom_size=48).prepare_data()
+    return root
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("medmnist") / "set.npz"
+    arrays = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = np.random.default_rng(0).integers(0, 255, (12, 28, 28), dtype=np.uint8)
+        arrays[f"{split}_labels"] = (np.arange(12) % 3).astype(np.uint8).reshape(-1, 1)
+    np.savez(path, **arrays)
+    return path
+
+
+def fit(config: str, run_dir: Path, *options: str) -> None:
+    path = files("tamis.configs").joinpath(*config.split("/"))
+    run(["fit", f"--config={path}", f"--run_dir={run_dir}", *ONE_STEP, *options])
+    assert (run_dir / "model" / "classifier.pt").is_file()
+
+
+def weights_for(config: str, folder: Path, backbone: str, classes: int) -> list[str]:
+    if "finetune" not in config:
+        return []
+    ImageClassifier(backbone, num_classes=classes).export(folder / "heated")
+    return [f"--model.weights={folder / 'heated'}"]
+
+
+@pytest.mark.parametrize("stage", ["baseline", "noise_mask", "random_mask", "finetune"])
+def test_quickstart(stage: str, tmp_path: Path) -> None:
+    config = f"quickstart/phantoms_{stage}.yaml"
+    small = ["--data.train_images=30", "--data.val_images=15", "--data.test_images=15"]
+    weights = weights_for(config, tmp_path, "test_resnet", 15)
+    fit(config, tmp_path / "run", f"--data.root={tmp_path / 'phantoms'}", *small, *weights)
+
+
+@pytest.mark.parametrize("stage", ["baseline", "noise_mask", "finetune"])
+def test_medmnist(stage: str, tmp_path: Path, npz: Path) -> None:
+    config = f"medmnist/{stage}.yaml"
+    fit(config, tmp_path / "run", f"--data.path={npz}", *weights_for(config, tmp_path, "test_resnet", 3))
+
+
+@pytest.mark.parametrize("stage", ["baseline", "noise_mask", "finetune"])
+def test_radimagenet(stage: str, tmp_path: Path, phantoms: Path) -> None:
+    config = f"radimagenet/{stage}.yaml"
+    weights = weights_for(config, tmp_path, "resnet18", 15)
+    fit(config, tmp_path / "run", f"--data.root={phantoms}", "--data.image_size=64", *weights)
+
+
+def test_policy_gradient_instead_of_the_published_objective_is_a_matter_of_flags(
+    tmp_path: Path, phantoms: Path
+) -> None:
+    options = ["--update=ReinforceUpdate", "--model.objective=reinforce", "--model.masks_per_image=2"]
+    fit("radimagenet/noise_mask.yaml", tmp_path, f"--data.root={phantoms}", "--data.image_size=64", *options)
