@@ -1,3 +1,4 @@
+from collections.abc import Mapping
 from functools import partial
 
 import pytest
@@ -5,8 +6,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from tamis.callbacks import EnvironmentUpdate
-from tamis.modules import NoiseMaskPretraining
+from tamis.callbacks import EnvironmentUpdate, PolicyCallback
+from tamis.modules import NoiseMaskPretraining, PolicyModule
 from tamis.rollout import Rollout
 
 
@@ -17,18 +18,29 @@ class KeepsItsLoss(NoiseMaskPretraining):
         return super().reward(rollout).replace(environment_loss=None)
 
 
-def fit(module: NoiseMaskPretraining, update: EnvironmentUpdate) -> None:
+class Watch(PolicyCallback):
+    """Keeps what the update reported, and what it was given."""
+
+    def on_update_end(
+        self, trainer: Trainer, module: PolicyModule, rollout: Rollout, stats: Mapping[str, torch.Tensor]
+    ) -> None:
+        self.stats, self.rollout = stats, rollout
+
+
+def fit(module: NoiseMaskPretraining, update: EnvironmentUpdate) -> Watch:
+    watch = Watch()
     images = TensorDataset(torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 0]))
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
-        callbacks=[update],
+        callbacks=[update, watch],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(module, DataLoader(images, batch_size=4))
+    return watch
 
 
 def test_it_steps_on_the_mean_of_the_loss_that_the_rollout_hands_over() -> None:
@@ -39,8 +51,10 @@ def test_it_steps_on_the_mean_of_the_loss_that_the_rollout_hands_over() -> None:
     )
     weight = module.classifier.fc.weight
     before = weight.detach().clone()
-    fit(module, EnvironmentUpdate())
+    watch = fit(module, EnvironmentUpdate())
     torch.testing.assert_close(weight.detach(), before - weight.grad)  # plain SGD at lr 1: one step on one gradient
+    assert watch.rollout.environment_loss is not None
+    torch.testing.assert_close(watch.stats["update/loss"], watch.rollout.environment_loss.mean().detach())
     assert module.iteration == 1
 
 

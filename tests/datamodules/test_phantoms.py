@@ -17,7 +17,7 @@ def phantoms(root: Path, seed: int = 0, train_images: int = 60) -> Phantoms:
 
 
 def digest(root: Path) -> str:
-    files = sorted(path for path in root.rglob("*") if path.is_file())
+    files = sorted(root.rglob("*.png")) + sorted(root.rglob("*.csv"))
     content = b"".join(str(path.relative_to(root)).encode() + path.read_bytes() for path in files)
     return hashlib.sha256(content).hexdigest()
 
@@ -26,6 +26,12 @@ def test_the_seed_decides_every_file(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         phantoms(tmp_path / name, seed).prepare_data()
     assert digest(tmp_path / "a") == digest(tmp_path / "b") != digest(tmp_path / "c")
+
+
+def test_splits_share_no_image(tmp_path: Path) -> None:
+    phantoms(tmp_path / "set").prepare_data()
+    images = [path.read_bytes() for path in (tmp_path / "set").rglob("*.png")]
+    assert len(set(images)) == len(images) == 60 + 20 + 20
 
 
 def test_radimagenet_reads_them_unchanged(tmp_path: Path) -> None:
