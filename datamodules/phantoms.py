@@ -16,6 +16,8 @@ from .phantom_drawing import Canvas, ct_abdomen, ct_lung, mr_brain, us_abdomen, 
 from .radimagenet import COLUMNS, CSV_NAME, RadImageNet
 
 SETTINGS_FILE = "phantoms.json"
+#: Raised whenever the same settings draw other files, so that a folder of the old ones is not taken for the new.
+DRAWING_VERSION = 1
 
 
 class PhantomClass(NamedTuple):
@@ -101,7 +103,7 @@ class Phantoms(RadImageNet):
                 f"got {sizes} and {phantom_size}"
             )
         self.sizes, self.phantom_size, self.seed = sizes, phantom_size, seed
-        self.settings = {"sizes": sizes, "phantom_size": phantom_size, "seed": seed}
+        self.settings = {"version": DRAWING_VERSION, "sizes": sizes, "phantom_size": phantom_size, "seed": seed}
 
     def prepare_data(self) -> None:
         """Draw the images, unless the root has them already.
@@ -126,14 +128,25 @@ class Phantoms(RadImageNet):
         with tempfile.TemporaryDirectory(dir=self.root.parent, prefix=f".{self.root.name}-") as scratch:
             folder = Path(scratch) / "phantoms"
             folder.mkdir()
+            first = 1
             for number, (split, size) in enumerate(self.sizes.items()):
-                write_split(folder, split, size, self.phantom_size, self.seed * len(self.sizes) + number)
+                write_split(folder, split, size, self.phantom_size, self.seed * len(self.sizes) + number, first)
+                first += size
             (folder / SETTINGS_FILE).write_text(json.dumps(self.settings, indent=2) + "\n")
             shutil.move(folder, self.root)
 
 
-def write_split(folder: Path, split: str, images: int, size: int, seed: int) -> None:
-    """Draw one split: PNG files in RadImageNet's tree, and its CSV in shuffled order."""
+def write_split(folder: Path, split: str, images: int, size: int, seed: int, first: int) -> None:
+    """Draw one split: PNG files in RadImageNet's tree, and its CSV in shuffled order.
+
+    Args:
+        folder: the root.
+        split: ``train``, ``val`` or ``test``.
+        images: how many.
+        size: pixels a side.
+        seed: of the drawing and the order.
+        first: number of the first file; the splits share their folders, so no two may use the same numbers.
+    """
     from PIL import Image
 
     generator = torch.Generator().manual_seed(seed)
@@ -142,7 +155,7 @@ def write_split(folder: Path, split: str, images: int, size: int, seed: int) -> 
         drawn = draw_class(kind.label, Canvas(count, size, generator))
         (folder / "radiology_ai" / kind.folder).mkdir(parents=True, exist_ok=True)
         for pixels in drawn.numpy():
-            name = f"radiology_ai/{kind.folder}/{kind.stem}{split[0]}{len(rows):06d}.png"
+            name = f"radiology_ai/{kind.folder}/{kind.stem}{first + len(rows):06d}.png"
             Image.fromarray(pixels).save(folder / name)
             rows.append((name, kind.label))
     order = torch.randperm(len(rows), generator=generator).tolist()
