@@ -59,16 +59,20 @@ class CodeTasks(RecordDataModule):
         return self._train_loader(self.records["train"])
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        """Validation tasks, none if there is no file."""
-        return self._eval_loader(self.records["validation"]) if "validation" in self.records else []
+        """Validation tasks by rising length of their prompts, none if there is no file."""
+        return self._eval_loader(_by_length(self.records["validation"])) if "validation" in self.records else []
 
     def test_dataloader(self) -> DataLoader[Any]:
-        """Test tasks."""
-        return self._eval_loader(self.records["test"])
+        """Test tasks, by rising length of their prompts: a batch of like lengths wastes little on padding."""
+        return self._eval_loader(_by_length(self.records["test"]))
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """Tasks to sample for."""
-        return self._eval_loader(self.records["predict"])
+        """Tasks to sample for, by rising length of their prompts."""
+        return self._eval_loader(_by_length(self.records["predict"]))
+
+
+def _by_length(records: list[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: len(record["prompt"]))
 
 
 def task_record(row: Record) -> Record:

@@ -11,8 +11,8 @@ from collections.abc import Iterable
 
 # What jsonargparse says beside the cause when a value fits none of a type's alternatives.
 _NOISE = re.compile(
-    r"^\s*(- )?(Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type: |Given value: |"
-    r"Expected a <class 'NoneType'>|Expected a path but )"
+    r"^\s*(- )?(Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type: |"
+    r"Given value: |Expected a <class 'NoneType'>|Expected a path but )"
 )
 _UNKNOWN = re.compile(
     r"unrecognized arguments: -*(?P<argument>[\w.]+)|does not accept option '(?P<option>[\w.]+)'|"

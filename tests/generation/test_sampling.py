@@ -14,7 +14,7 @@ from tamis.generation.sampling import evaluation_mode, position_ids
 EOS, PAD = 1, 0
 
 
-def _model(name: str) -> Any:  # noqa: ANN401
+def _model(name: str) -> Any:
     torch.manual_seed(0)
     common = {"vocab_size": 32, "bos_token_id": None, "eos_token_id": EOS, "pad_token_id": PAD}
     rotary = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -34,7 +34,7 @@ def _prompts() -> tuple[torch.Tensor, torch.Tensor]:
     return ids, ids != PAD
 
 
-def _greedy(model: Any, ids: torch.Tensor, mask: torch.Tensor, new: int = 12) -> list[list[int]]:  # noqa: ANN401
+def _greedy(model: Any, ids: torch.Tensor, mask: torch.Tensor, new: int = 12) -> list[list[int]]:
     samples = sample(model, ids, mask, max_new_tokens=new, eos_token_ids=[EOS], pad_token_id=PAD, temperature=0.0)
     return [row[keep].tolist() for row, keep in zip(samples.tokens, samples.response_mask, strict=True)]
 
@@ -56,7 +56,9 @@ def test_padding_and_company_change_nothing(name: str) -> None:
     model = _model(name)
     ids, mask = _prompts()
     together = _greedy(model, ids, mask)
-    alone = [_greedy(model, row[keep].unsqueeze(0), keep[keep].unsqueeze(0))[0] for row, keep in zip(ids, mask)]
+    alone = [
+        _greedy(model, row[keep].unsqueeze(0), keep[keep].unsqueeze(0))[0] for row, keep in zip(ids, mask, strict=True)
+    ]
     assert together == alone
 
 
@@ -109,9 +111,16 @@ def test_modes_are_restored_after_an_exception() -> None:
     model = _model("llama")
     model.train()
     model.model.layers[0].eval()
-    with pytest.raises(RuntimeError), evaluation_mode(model):
-        assert not model.training
-        raise RuntimeError
+    inside = []
+
+    def fail() -> None:
+        with evaluation_mode(model):
+            inside.append(model.training)
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert inside == [False]
     assert model.training
     assert not model.model.layers[0].training
 

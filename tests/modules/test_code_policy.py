@@ -40,7 +40,7 @@ class Seen(PolicyCallback):
         self.stats.append({name: float(value) for name, value in stats.items()})
 
 
-def _trainer(*callbacks: Any, **options: Any) -> Trainer:  # noqa: ANN401
+def _trainer(*callbacks: Any, **options: Any) -> Trainer:
     return Trainer(
         max_epochs=-1,
         accelerator="cpu",
@@ -57,11 +57,11 @@ def _loader(tasks: Tasks, batch_size: int = 4) -> DataLoader[Any]:
     return DataLoader(tasks, batch_size=batch_size, collate_fn=list)  # type: ignore[arg-type]
 
 
-def _adam(lr: float) -> Any:  # noqa: ANN401
+def _adam(lr: float) -> Any:
     return lambda parameters: torch.optim.AdamW(parameters, lr=lr)
 
 
-def _policy(model: str, reward: Reward | None = None, **options: Any) -> CodePolicy:  # noqa: ANN401
+def _policy(model: str, reward: Reward | None = None, **options: Any) -> CodePolicy:
     defaults = {"max_new_tokens": 6, "num_samples": 4, "max_iterations": 2, "warmup_ratio": 0.0}
     return CodePolicy(model, reward, **{**defaults, **options})
 
@@ -84,7 +84,11 @@ UPDATES = {
 @pytest.mark.parametrize("update", UPDATES)
 @pytest.mark.parametrize("critic", ["shared_trunk", "own_trunk"])
 def test_pf_ppo_trains_the_policy_and_nothing_frozen(
-    update: str, critic: Any, tiny_model: str, reward_folder: Any, tasks: Tasks  # noqa: ANN401
+    update: str,
+    critic: Any,
+    tiny_model: str,
+    reward_folder: Any,
+    tasks: Tasks,
 ) -> None:
     seen = Seen()
     reward = LearnedReward(str(reward_folder))
@@ -104,7 +108,9 @@ def test_pf_ppo_trains_the_policy_and_nothing_frozen(
 
 
 def test_before_the_first_step_ratio_is_one_kl_is_zero_and_values_are_zero(
-    tiny_model: str, reward_folder: Any, tasks: Tasks  # noqa: ANN401
+    tiny_model: str,
+    reward_folder: Any,
+    tasks: Tasks,
 ) -> None:
     seen = Seen()
     module = _policy(tiny_model, LearnedReward(str(reward_folder)), temperature=0.7, max_iterations=1)
@@ -118,7 +124,7 @@ def test_before_the_first_step_ratio_is_one_kl_is_zero_and_values_are_zero(
     assert (rollout.values == 0).all()
 
 
-def test_discarded_rows_cost_no_scoring(tiny_model: str, reward_folder: Any, tasks: Tasks) -> None:  # noqa: ANN401
+def test_discarded_rows_cost_no_scoring(tiny_model: str, reward_folder: Any, tasks: Tasks) -> None:
     """Rows that go through the policy's and the reference's full forwards: the kept ones only."""
     module = _policy(tiny_model, LearnedReward(str(reward_folder)), max_iterations=1)
     rows: dict[str, list[int]] = {"policy": [], "reference": []}
@@ -180,7 +186,7 @@ def test_programs_are_really_run(tiny_model: str, tasks: Tasks) -> None:
         reward.close()
 
 
-def test_checkpoints_leave_frozen_networks_out_and_load(tiny_model: str, tasks: Tasks, tmp_path: Any) -> None:  # noqa: ANN401
+def test_checkpoints_leave_frozen_networks_out_and_load(tiny_model: str, tasks: Tasks, tmp_path: Any) -> None:
     module = _policy(tiny_model, ShareOfLetter(), policy_optimizer=_adam(1e-2))
     trainer = _trainer(PPOUpdate())
     trainer.fit(module, _loader(tasks))

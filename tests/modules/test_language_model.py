@@ -20,7 +20,7 @@ from tamis.modules.language_model import (
 )
 
 
-def _scored(model: Any, prompts: list[list[int]], responses: list[list[int]], extra_left: int = 0) -> torch.Tensor:  # noqa: ANN401
+def _scored(model: Any, prompts: list[list[int]], responses: list[list[int]], extra_left: int = 0) -> torch.Tensor:
     batch = pad(prompts, 0, "left")
     batch = TokenBatch(*(torch.nn.functional.pad(tensor, (extra_left, 0)) for tensor in batch))
     actions = pad(responses, 0, "right")

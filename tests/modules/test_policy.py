@@ -82,7 +82,7 @@ class Recorder(PolicyCallback):
         self.stats.append(stats)
 
 
-def _fit(module: Bandit, *callbacks: Any, groups: int = 8) -> Trainer:  # noqa: ANN401
+def _fit(module: Bandit, *callbacks: Any, groups: int = 8) -> Trainer:
     trainer = Trainer(
         max_epochs=-1,
         callbacks=list(callbacks),

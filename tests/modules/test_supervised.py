@@ -16,11 +16,11 @@ from tamis.modules import LearnedReward, RewardModel, SupervisedFineTuning
 from tamis.modules.language_model import load_causal_lm, load_tokenizer, tokenize
 
 
-def _adam(lr: float) -> Any:  # noqa: ANN401
+def _adam(lr: float) -> Any:
     return lambda parameters: torch.optim.AdamW(parameters, lr=lr)
 
 
-def _trainer(folder: Path, epochs: int, *callbacks: Any) -> Trainer:  # noqa: ANN401
+def _trainer(folder: Path, epochs: int, *callbacks: Any) -> Trainer:
     return Trainer(
         max_epochs=epochs,
         accelerator="cpu",
