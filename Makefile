@@ -27,7 +27,7 @@ demo: $(READY) ## Run both programs' quickstarts (within 10 minutes on 2 cores);
 	$(BIN)/python -m tamis.demo
 
 test: $(READY) ## Run the whole test suite (within 10 minutes).
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(READY) ## Check style and types.
 	$(BIN)/ruff check .

@@ -49,9 +49,10 @@ def test_it_steps_on_the_mean_of_the_loss_that_the_rollout_hands_over() -> None:
     module = NoiseMaskPretraining(
         "test_resnet", num_classes=3, grid=4, kernel_size=3, objective="random", classifier_optimizer=plain
     )
-    weight = module.classifier.fc.weight
+    weight = module.classifier.get_parameter("fc.weight")
     before = weight.detach().clone()
     watch = fit(module, EnvironmentUpdate())
+    assert weight.grad is not None
     torch.testing.assert_close(weight.detach(), before - weight.grad)  # plain SGD at lr 1: one step on one gradient
     assert watch.rollout.environment_loss is not None
     torch.testing.assert_close(watch.stats["update/loss"], watch.rollout.environment_loss.mean().detach())

@@ -2,6 +2,7 @@
 
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("medmnist") / "set.npz"
-    arrays = {}
+    arrays: dict[str, Any] = {}
     for split in ("train", "val", "test"):
         arrays[f"{split}_images"] = np.random.default_rng(0).integers(0, 255, (12, 28, 28), dtype=np.uint8)
         arrays[f"{split}_labels"] = (np.arange(12) % 3).astype(np.uint8).reshape(-1, 1)

@@ -16,9 +16,14 @@ EOS, PAD = 1, 0
 
 def _model(name: str) -> Any:
     torch.manual_seed(0)
-    common = {"vocab_size": 32, "bos_token_id": None, "eos_token_id": EOS, "pad_token_id": PAD}
-    rotary = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    models = {
+    common: dict[str, Any] = {"vocab_size": 32, "bos_token_id": None, "eos_token_id": EOS, "pad_token_id": PAD}
+    rotary: dict[str, Any] = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+    }
+    models: dict[str, Any] = {
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**common, **rotary, tie_word_embeddings=True)),
         "qwen2": lambda: Qwen2ForCausalLM(Qwen2Config(**common, **rotary, num_key_value_heads=2)),
         "gpt2": lambda: GPT2LMHeadModel(GPT2Config(**common, n_embd=32, n_layer=2, n_head=4, n_positions=64)),

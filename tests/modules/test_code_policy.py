@@ -74,7 +74,7 @@ def _same(first: list[Tensor], second: list[Tensor]) -> bool:
     return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-UPDATES = {
+UPDATES: dict[str, Any] = {
     "ppo": lambda: PPOUpdate(minibatch_size=4),
     "ppo_epochs": lambda: PPOUpdate(epochs=2),
     "rloo": lambda: ReinforceUpdate(baseline="leave_one_out", kl_coef=0.1),
