@@ -92,7 +92,9 @@ def test_this_installation_works_from_any_directory(where: str, tmp_path: Path) 
 
 
 def test_nothing_but_tamis_reaches_the_top_level(installed: Path, tmp_path: Path) -> None:
-    code = "from importlib.util import find_spec; print([n for n in %r if find_spec(n)])" % (FOLDERS,)
+    code = "from importlib.util import find_spec; print([n for n in NAMES if find_spec(n)])".replace(
+        "NAMES", repr(FOLDERS)
+    )
     assert _run(installed, code, tmp_path) == "[]"
     assert _run(sys.executable, code, tmp_path) == "[]"
 

@@ -191,7 +191,7 @@ def _draw(results: CodeResults, report: dict[str, dict[str, list[float]]]) -> No
     for index, name in enumerate(("none", "best_worst")):
         fit = report[name]
         label = f"{'all samples' if name == 'none' else name}: $R^2$ = {float(fit['value']):.2f}"  # type: ignore[arg-type]
-        curve.plot(fit["bin_rewards"], fit["bin_scores"], "o-", color=f"C{index}", markersize=4, label=label)
+        curve.plot(fit["bin_rewards"], fit["bin_scores"], "o-", color=("C7", "C1")[index], markersize=4, label=label)
     curve.set(xlabel="reward of the reward model", ylabel="share that passes its tests", ylim=(-0.02, 1.02))
     curve.set_title(f"how far the reward can be trusted (pair accuracy {results.reward_accuracy:.2f})", fontsize=9)
     curve.legend(frameon=False)
@@ -202,7 +202,7 @@ def _draw(results: CodeResults, report: dict[str, dict[str, list[float]]]) -> No
         points += [results.greedy(arm) if kind == "greedy" else results.sampled(arm) for arm in results.arms]
         places = [place + (offset - 0.5) * 0.38 for place in range(len(names))]
         means, errors = zip(*points, strict=True)
-        bars.bar(places, means, 0.36, yerr=errors, capsize=4, label=kind, color=f"C{offset + 2}")
+        bars.bar(places, means, 0.36, yerr=errors, capsize=4, label=kind, color=("C0", "C9")[offset])
     bars.set_xticks(range(len(names)), names, fontsize=9)
     seeds = len(next(iter(results.arms.values())))
     bars.set(ylabel="pass@1", ylim=(0, 1))
