@@ -47,6 +47,8 @@ def load_causal_lm(model_name_or_path: str, lora_rank: int = 0) -> PreTrainedMod
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(**_source(model_name_or_path), dtype=torch.float32)
+    if Path(model_name_or_path).suffix == ".gguf":
+        _forget_quantisation(model)
     if lora_rank > 0:
         from peft import LoraConfig, get_peft_model
 
@@ -56,6 +58,14 @@ def load_causal_lm(model_name_or_path: str, lora_rank: int = 0) -> PreTrainedMod
     model.train()  # as Lightning expects it; without dropout the mode changes nothing
     loaded: PreTrainedModel = model
     return loaded
+
+
+def _forget_quantisation(model: Any) -> None:  # noqa: ANN401
+    """GGUF weights are dequantised on loading, but the model still says that it is quantised and refuses to be saved."""
+    model.hf_quantizer = None
+    model.is_quantized = False
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def save_language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

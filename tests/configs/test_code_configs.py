@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
 from tamis.cli import run
-from tamis.modules.language_model import load_tokenizer
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 CODE = sorted(
@@ -23,28 +20,6 @@ ONE_STEP = {
     "predict": ["--trainer.limit_predict_batches=1"],
     "test": ["--trainer.limit_test_batches=1"],
 }
-
-
-@pytest.fixture(scope="module")
-def workspace(quickstart: Path, reward_folder: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The files that the configs name, where they name them, made small."""
-    root = tmp_path_factory.mktemp("workspace")
-    tokenizer = load_tokenizer(str(quickstart / "untrained"))
-    tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    for name in ("quickstart/untrained", "quickstart/sft/model", "quickstart/pf_ppo/model", "mbpp/sft/model"):
-        shutil.copytree(quickstart / "untrained", root / "runs" / name)
-        tokenizer.save_pretrained(root / "runs" / name)
-    shutil.copytree(reward_folder, root / "runs" / "quickstart" / "reward_model" / "model")
-    shutil.copytree(quickstart / "tasks", root / "runs" / "quickstart" / "tasks")
-    tasks = root / "runs" / "quickstart" / "tasks" / "train.jsonl"
-    tasks.write_text(tasks.read_text() * 25)  # as many rows as the configs' ranges reach for
-    (root / "runs" / "quickstart" / "preferences").mkdir()
-    shutil.copy(pairs, root / "runs" / "quickstart" / "preferences" / "pairs.jsonl")
-    task = {"text": "Double x.", "code": "def f(x):\n    return 2 * x", "test_list": ["assert f(1) == 2"]}
-    rows = [{"task_id": number, "test_setup_code": "", **task} for number in range(1, 975)]
-    (root / "data").mkdir()
-    (root / "data" / "mbpp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return root
 
 
 @pytest.mark.parametrize("config", CODE)

