@@ -61,7 +61,7 @@ def load_causal_lm(model_name_or_path: str, lora_rank: int = 0) -> PreTrainedMod
 
 
 def _forget_quantisation(model: Any) -> None:  # noqa: ANN401
-    """GGUF weights are dequantised on loading, but the model still says that it is quantised and refuses to be saved."""
+    """GGUF weights are dequantised on loading, yet the model still calls itself quantised and refuses to be saved."""
     model.hf_quantizer = None
     model.is_quantized = False
     if hasattr(model.config, "quantization_config"):

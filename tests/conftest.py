@@ -74,7 +74,13 @@ def workspace(quickstart: Path, reward_folder: Path, pairs: Path, tmp_path_facto
     root = tmp_path_factory.mktemp("workspace")
     tokenizer = load_tokenizer(str(quickstart / "untrained"))
     tokenizer.chat_template = "{% for m in messages %}{{ m.content }}{% endfor %}"
-    for name in ("quickstart/untrained", "quickstart/sft/model", "quickstart/pf_ppo/model", "mbpp/sft/model"):
+    for name in (
+        "quickstart/untrained",
+        "quickstart/sft/model",
+        "quickstart/pf_ppo/model",
+        "mbpp/sft/model",
+        "mbpp/pf_ppo/model",
+    ):
         shutil.copytree(quickstart / "untrained", root / "runs" / name)
         tokenizer.save_pretrained(root / "runs" / name)
     shutil.copytree(reward_folder, root / "runs" / "quickstart" / "reward_model" / "model")

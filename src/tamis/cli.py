@@ -55,7 +55,7 @@ class TamisCLI(LightningCLI):
             subclass_mode_data=True,
             seed_everything_default=0,
             auto_configure_optimizers=False,
-            parser_kwargs={"description": _DESCRIPTION},
+            parser_kwargs={"prog": "tamis", "description": _DESCRIPTION},
             args=list(args) if args is not None else None,
         )
 
