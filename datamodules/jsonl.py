@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ def read_jsonl(source: str, required: Sequence[str] = ()) -> list[dict[str, Any]
 
     Raises:
         FileNotFoundError: for a missing file.
-        ValueError: naming file and line, for a line that does not parse, is no object or lacks a key; for no rows.
+        ValueError: naming file and line, for a line that does not parse, is no object or lacks a key; for no rows, or
+            a file that is not UTF-8 or not whole.
     """
     match = _SLICE.match(source)
     path = Path(match["path"] if match else source)
@@ -42,18 +44,30 @@ def read_jsonl(source: str, required: Sequence[str] = ()) -> list[dict[str, Any]
 
 
 def _parse(path: Path) -> list[dict[str, Any]]:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        text = file.read()
+    text = _read(path)
     if text.lstrip().startswith("["):
         items = list(enumerate(_loads(text, f"{path}"), start=1))
     else:
-        lines = enumerate(text.splitlines(), start=1)
+        # Not splitlines: JSON strings may hold the line separators of Unicode as they are.
+        lines = enumerate(text.split("\n"), start=1)
         items = [(number, _loads(line, f"{path}:{number}")) for number, line in lines if line.strip()]
     for number, item in items:
         if not isinstance(item, dict):
             raise ValueError(f"{path}:{number}: expected an object, got {type(item).__name__}")
     return [{**item, "_source": f"{path}:{number}"} for number, item in items]
+
+
+def _read(path: Path) -> str:
+    opener = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opener(path, "rt", encoding="utf-8") as file:
+            text: str = file.read()
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise ValueError(f"{path}: not UTF-8 text (byte 0x{byte:02x} at position {error.start})") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+    return text
 
 
 def _loads(text: str, place: str) -> Any:  # noqa: ANN401 - JSON
