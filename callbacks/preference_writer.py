@@ -69,7 +69,7 @@ class PreferenceWriter(BasePredictionWriter):
         failed = list(dict.fromkeys(sample["completion"] for sample in group if not sample["passed"]))
         pairs = list(itertools.product(passed, failed))
         if self.pairs == "max_edit_distance":
-            pairs = sorted(pairs, key=lambda pair: difflib.SequenceMatcher(None, *pair).ratio())[:1]
+            pairs = sorted(pairs, key=lambda pair: difflib.SequenceMatcher(None, *pair, autojunk=False).ratio())[:1]
         task = {"task_id": group[0]["task_id"], "prompt": group[0]["prompt"]}
         return [{**task, "chosen": good, "rejected": bad} for good, bad in pairs[: self.max_pairs_per_prompt]]
 
