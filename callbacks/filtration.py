@@ -70,7 +70,7 @@ class Filtration(PolicyCallback):
             raise ValueError("Filtration ranks by reward, and this rollout has none")
         groups = rollout.groups()
         rewards = rollout.rewards.detach()[groups]
-        generator = policy_generator(module, self.seed)
+        generator = policy_generator(module, "filter", self.seed)
         columns = select(
             rewards, self.strategy, self.keep, self.mode, generator, power=self.power, high=self.high, low=self.low
         )

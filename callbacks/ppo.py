@@ -89,7 +89,7 @@ class PPOUpdate(PolicyUpdate):
         if rollout.log_probs is None:
             rollout = rollout.replace(log_probs=module.evaluate_actions(rollout).log_probs.detach())
         rollout = self.estimate_advantages(rollout)
-        generator = policy_generator(module, self.seed)
+        generator = policy_generator(module, "minibatches", self.seed)
         environment_loss = None if rollout.environment_loss is None else rollout.environment_loss.mean()
         steps: list[dict[str, Tensor]] = []
         for _ in range(self.epochs):
@@ -183,5 +183,10 @@ def _advantage_stats(rollout: Rollout) -> dict[str, Tensor]:
     if rollout.returns is None or rollout.values is None:
         return {}
     mask = rollout.response_mask
-    returns, errors = rollout.returns[mask], (rollout.returns - rollout.values)[mask]
-    return {"update/explained_variance": 1 - errors.var(correction=0) / returns.var(correction=0)}
+    explained = 1 - _variance(rollout.returns - rollout.values, mask) / _variance(rollout.returns, mask)
+    return {"update/explained_variance": explained}
+
+
+def _variance(values: Tensor, mask: Tensor) -> Tensor:
+    """Of the valid steps, without indexing by the mask, which would wait for the device."""
+    return masked_mean((values - masked_mean(values, mask)) ** 2, mask)

@@ -75,7 +75,7 @@ class ReinforceUpdate(PolicyUpdate):
         rollout = rollout.replace(advantages=self.estimate_advantages(rollout))
         environment_loss = None if rollout.environment_loss is None else rollout.environment_loss.mean()
         steps: list[dict[str, Tensor]] = []
-        for minibatch in minibatches(rollout, self.minibatch_size, policy_generator(module, self.seed)):
+        for minibatch in minibatches(rollout, self.minibatch_size, policy_generator(module, "minibatches", self.seed)):
             # Before the first step the graph of the actions is still good; after it the policy is another one.
             loss, stats = self.loss(module, minibatch if not steps else minibatch.detach())
             norms = module.optimize(loss, environment_loss if not steps else None, self.max_grad_norm)

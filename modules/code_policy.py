@@ -133,7 +133,7 @@ class CodePolicy(PolicyModule):
     def act(self, batch: Batch) -> Rollout:
         """Sample N responses of every prompt in the batch."""
         prompts = self._prompts(batch)
-        generator = policy_generator(self, self.seed)
+        generator = policy_generator(self, "act", self.seed)
         samples = self._sample(prompts, self.num_samples, self.temperature, generator)
         groups = torch.arange(len(batch), device=self.device).repeat_interleave(self.num_samples)
         return Rollout(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -212,8 +213,14 @@ def _callbacks(trainer: Trainer) -> list[Callback]:
     return callbacks
 
 
-def policy_generator(module: PolicyModule, seed: int) -> torch.Generator:
-    """A generator on the module's device that depends on the seed, the iteration and the rank, and on nothing else."""
+def policy_generator(module: PolicyModule, purpose: str, seed: int) -> torch.Generator:
+    """A generator on the module's device that depends on purpose, seed, iteration and rank, and on nothing else.
+
+    The purpose keeps streams apart: with one stream for sampling and filtering, the rows that pass would depend on the
+    very numbers that drew their tokens.
+    """
+    text = f"{purpose}/{seed}/{module.iteration}/{module.global_rank}"
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     generator = torch.Generator(device=module.device)
-    generator.manual_seed((seed * 1_000_003 + module.iteration) * 65_537 + module.global_rank)
+    generator.manual_seed(int.from_bytes(digest, "big") >> 1)
     return generator
