@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -108,11 +109,16 @@ class RewardReliability(Callback):
 
 def _as_json(report: Mapping[Strategy, RSquared]) -> dict[str, dict[str, Any]]:
     return {
-        strategy: {
-            name: value.tolist() if isinstance(value, Tensor) else value for name, value in fit._asdict().items()
-        }
-        for strategy, fit in report.items()
+        strategy: {name: _plain(value) for name, value in fit._asdict().items()} for strategy, fit in report.items()
     }
+
+
+def _plain(value: Tensor | float) -> list[float] | float | None:
+    """JSON knows no NaN: without a line there is no number."""
+    if isinstance(value, Tensor):
+        numbers: list[float] = value.tolist()
+        return numbers
+    return value if math.isfinite(value) else None
 
 
 def _plot(report: Mapping[Strategy, RSquared], path: Path) -> None:

@@ -31,7 +31,7 @@ def _text(renderable: Table) -> str:
 
 def test_one_seed_has_the_tasks_binomial_error() -> None:
     """sqrt(0.5 * 0.5 / 400) = 0.025."""
-    assert _code([0.5]).greedy("PF-PPO best-worst") == (0.5, pytest.approx(0.025))
+    assert _code([0.5]).greedy("PF-PPO best-worst") == pytest.approx((0.5, 0.025))
 
 
 def test_seeds_add_their_own_error() -> None:
