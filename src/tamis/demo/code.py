@@ -103,7 +103,9 @@ def run_code(folder: Path, seeds: Sequence[int], console: Console) -> CodeResult
     reward = stages.command("reward model on those pairs", "fit", "reward_model.yaml", "reward_model")
     accuracy = float(reward.trainer.callback_metrics["val/accuracy"])
     stages.command("how far can the reward be trusted?", "test", "reliability.yaml", "reliability")
-    report = json.loads((folder / "reliability" / "reliability.json").read_text())
+    fits = json.loads((folder / "reliability" / "reliability.json").read_text())
+    # The file says null where no line can be fitted.
+    report = {name: {key: math.nan if v is None else v for key, v in fit.items()} for name, fit in fits.items()}
     tasks = sum(1 for _ in (folder / "tasks" / "test.jsonl").open())
     results = CodeResults(tasks, sft, accuracy, folder / "pf_ppo.png")
     results.reliability = {name: {key: fit[key] for key in ("value", "low", "high")} for name, fit in report.items()}
