@@ -69,12 +69,17 @@ class PreferenceWriter(BasePredictionWriter):
         failed = list(dict.fromkeys(sample["completion"] for sample in group if not sample["passed"]))
         pairs = list(itertools.product(passed, failed))
         if self.pairs == "max_edit_distance":
-            pairs = sorted(pairs, key=lambda pair: difflib.SequenceMatcher(None, *pair, autojunk=False).ratio())[:1]
+            pairs = sorted(pairs, key=lambda pair: _similarity(*pair))[:1]
         task = {"task_id": group[0]["task_id"], "prompt": group[0]["prompt"]}
         return [{**task, "chosen": good, "rejected": bad} for good, bad in pairs[: self.max_pairs_per_prompt]]
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.folder or trainer.default_root_dir)
+
+
+def _similarity(first: str, second: str) -> float:
+    """Share of common characters; ``autojunk`` would leave the frequent ones of a long text out."""
+    return difflib.SequenceMatcher(None, first, second, autojunk=False).ratio()
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -105,7 +106,9 @@ def run_code(folder: Path, seeds: Sequence[int], console: Console) -> CodeResult
     stages.command("how far can the reward be trusted?", "test", "reliability.yaml", "reliability")
     fits = json.loads((folder / "reliability" / "reliability.json").read_text())
     # The file says null where no line can be fitted.
-    report = {name: {key: math.nan if v is None else v for key, v in fit.items()} for name, fit in fits.items()}
+    report: dict[str, Any] = {
+        name: {key: math.nan if v is None else v for key, v in fit.items()} for name, fit in fits.items()
+    }
     tasks = sum(1 for _ in (folder / "tasks" / "test.jsonl").open())
     results = CodeResults(tasks, sft, accuracy, folder / "pf_ppo.png")
     results.reliability = {name: {key: fit[key] for key in ("value", "low", "high")} for name, fit in report.items()}
