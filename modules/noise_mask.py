@@ -41,7 +41,7 @@ class NoiseMaskPretraining(PolicyModule):
             update the trainer has. ``official``: the released code's product of both, see `official_noise_objective`.
             ``random``: cells uniform in [0, 1) and no policy, the control.
         sign: the reward is minus the cross-entropy (``cooperative``: masks that help) or plus (``adversarial``).
-        normalize_masks: divide each mask by its mean, so that it keeps the image's contrast instead of halving it.
+        normalise_masks: divide each mask by its mean, so that it keeps the image's contrast instead of halving it.
         decay: share of the running averages in the distribution's parameters; 0 does without them.
         average: memory of the running averages.
         policy_image_size: the policy looks at images resized to this many pixels; ``None`` at the full ones.
@@ -63,10 +63,10 @@ class NoiseMaskPretraining(PolicyModule):
         grid: int = 64,
         kernel_size: int = 13,
         sigma: float = 6.0,
-        masks_per_image: int = 1,
+        masks_per_image: int = 2,
         objective: Objective = "reinforce",
         sign: Sign = "cooperative",
-        normalize_masks: bool = False,
+        normalise_masks: bool = False,
         decay: float = 0.9,
         average: float = 0.99,
         policy_image_size: int | None = None,
@@ -84,7 +84,7 @@ class NoiseMaskPretraining(PolicyModule):
         )
         self.backbone, self.num_classes = backbone, num_classes
         self.grid, self.kernel_size, self.sigma = grid, kernel_size, sigma
-        self.masks_per_image, self.normalize_masks = masks_per_image, normalize_masks
+        self.masks_per_image, self.normalise_masks = masks_per_image, normalise_masks
         self.objective, self.sign = objective, sign
         self.factories = {
             "policy": (policy_optimizer, policy_scheduler),
@@ -180,7 +180,7 @@ class NoiseMaskPretraining(PolicyModule):
             matrix = upsample_blur_matrix(self.grid, size, self.kernel_size, self.sigma)
             self.upsampling = matrix.to(self.device)
         masks = self.upsampling @ cells.view(-1, 1, self.grid, self.grid) @ self.upsampling.T
-        return masks / masks.mean(dim=(-2, -1), keepdim=True) if self.normalize_masks else masks
+        return masks / masks.mean(dim=(-2, -1), keepdim=True) if self.normalise_masks else masks
 
     @torch.no_grad()
     def draw_masks(self, images: Tensor) -> tuple[Tensor, Tensor]:
