@@ -62,6 +62,7 @@ def test_the_tables_show_before_and_after() -> None:
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
     results = _code([0.5, 0.6])
     results.picture = tmp_path / "pf_ppo.png"
+    results.reliability["best_worst"] = results.reliability["none"]
     fit = {"value": 0.5, "bin_rewards": [-1.0, 1.0], "bin_scores": [0.2, 0.8]}
     _draw(results, json.loads(json.dumps({"none": fit, "best_worst": fit})))
     assert results.picture.read_bytes().startswith(b"\x89PNG")

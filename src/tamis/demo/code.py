@@ -111,7 +111,9 @@ def run_code(folder: Path, seeds: Sequence[int], console: Console) -> CodeResult
     }
     tasks = sum(1 for _ in (folder / "tasks" / "test.jsonl").open())
     results = CodeResults(tasks, sft, accuracy, folder / "pf_ppo.png")
-    results.reliability = {name: {key: fit[key] for key in ("value", "low", "high")} for name, fit in report.items()}
+    results.reliability = {
+        name: {key: _number(fit[key]) for key in ("value", "low", "high")} for name, fit in report.items()
+    }
     for arm, flags in ARMS.items():
         results.arms[arm] = [_train(stages, arm, flags, seed) for seed in seeds]
     (folder / "metrics.json").write_text(json.dumps(_as_json(results), indent=2) + "\n")
@@ -167,6 +169,11 @@ def _train(stages: _Stages, arm: str, flags: Sequence[str], seed: int) -> PassRa
     return stages.pass_rates(name, seconds)
 
 
+def _number(value: float | None) -> float:
+    """JSON's null stands for an R^2 that does not exist."""
+    return math.nan if value is None else value
+
+
 def _mean_and_error(rates: Sequence[float], tasks: int) -> tuple[float, float]:
     mean = sum(rates) / len(rates)
     binomial = binomial_standard_error(mean, tasks)
@@ -195,7 +202,7 @@ def _draw(results: CodeResults, report: dict[str, dict[str, list[float]]]) -> No
     curve, bars = figure.subplots(1, 2, width_ratios=(1, 1.1))
     for index, name in enumerate(("none", "best_worst")):
         fit = report[name]
-        label = f"{'all samples' if name == 'none' else name}: $R^2$ = {float(fit['value']):.2f}"  # type: ignore[arg-type]
+        label = f"{'all samples' if name == 'none' else name}: $R^2$ = {results.reliability[name]['value']:.2f}"
         curve.plot(fit["bin_rewards"], fit["bin_scores"], "o-", color=("C7", "C1")[index], markersize=4, label=label)
     curve.set(xlabel="reward of the reward model", ylabel="share that passes its tests", ylim=(-0.02, 1.02))
     curve.set_title(f"how far the reward can be trusted (pair accuracy {results.reward_accuracy:.2f})", fontsize=9)
