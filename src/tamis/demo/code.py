@@ -111,9 +111,7 @@ def run_code(folder: Path, seeds: Sequence[int], console: Console) -> CodeResult
     }
     tasks = sum(1 for _ in (folder / "tasks" / "test.jsonl").open())
     results = CodeResults(tasks, sft, accuracy, folder / "pf_ppo.png")
-    results.reliability = {
-        name: {key: _number(fit[key]) for key in ("value", "low", "high")} for name, fit in report.items()
-    }
+    results.reliability = {name: {key: fit[key] for key in ("value", "low", "high")} for name, fit in report.items()}
     for arm, flags in ARMS.items():
         results.arms[arm] = [_train(stages, arm, flags, seed) for seed in seeds]
     (folder / "metrics.json").write_text(json.dumps(_as_json(results), indent=2) + "\n")
@@ -167,11 +165,6 @@ def _train(stages: _Stages, arm: str, flags: Sequence[str], seed: int) -> PassRa
     seeds = [f"--seed_everything={seed}", f"--model.seed={seed}", f"--data.seed={seed}", f"--update.seed={seed}"]
     seconds = stages.timed(f"{arm}, seed {seed}", "fit", "pf_ppo.yaml", name, *flags, *seeds, f"--filter.seed={seed}")
     return stages.pass_rates(name, seconds)
-
-
-def _number(value: float | None) -> float:
-    """JSON's null stands for an R^2 that does not exist."""
-    return math.nan if value is None else value
 
 
 def _mean_and_error(rates: Sequence[float], tasks: int) -> tuple[float, float]:
