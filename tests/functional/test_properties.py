@@ -23,6 +23,7 @@ from tamis.functional import (
     ppo_value_loss,
     reinforce_loss,
     select,
+    selection_weights,
 )
 
 AGGREGATIONS: tuple[LossAggregation, ...] = get_args(LossAggregation)
@@ -123,6 +124,16 @@ def test_ppo_is_homogeneous_in_positive_advantages(c: float, how: LossAggregatio
         torch.testing.assert_close(ours, c * plain)
 
 
+def test_padding_may_hold_anything() -> None:
+    """A ratio that overflows off the mask must not reach the gradient, where 0 times infinity is NaN."""
+    log_probs = torch.tensor([[-1.0, 1000.0]], requires_grad=True)
+    mask = torch.tensor([[True, False]])
+    loss, stats = ppo_policy_loss(log_probs, torch.zeros(1, 2), torch.ones(1, 2), mask)
+    gradient = torch.autograd.grad(loss, log_probs)[0]
+    torch.testing.assert_close(gradient, torch.tensor([[-1.0, 0.0]]).exp() * torch.tensor([[-1.0, 0.0]]))
+    assert stats.ratio_max.item() == pytest.approx(float(torch.tensor(-1.0).exp()))
+
+
 def test_ppo_is_never_below_the_unclipped_loss() -> None:
     """The surrogate is a lower bound of the objective, so its negative is an upper bound of the loss."""
     for seed in range(5):
@@ -187,3 +198,9 @@ def test_thresholds_are_strict() -> None:
         generator = torch.Generator().manual_seed(seed)
         assert select(rewards, "top", 1, high=0.5, generator=generator).tolist() == [[2]]
         assert set(select(rewards, "top_bottom", 2, high=0.5, low=-0.5, generator=generator)[0].tolist()) == {2, 4}
+
+
+@pytest.mark.parametrize("strategy", ["top", "top_bottom", "power"])
+def test_a_group_in_which_nothing_qualifies_is_weighed_uniformly(strategy: Strategy) -> None:
+    weights = selection_weights(torch.zeros(2, 4), strategy, high=1.0, low=-1.0)
+    assert weights.tolist() == [[0.25] * 4] * 2
