@@ -183,8 +183,9 @@ def _advantage_stats(rollout: Rollout) -> dict[str, Tensor]:
     if rollout.returns is None or rollout.values is None:
         return {}
     mask = rollout.response_mask
-    explained = 1 - _variance(rollout.returns - rollout.values, mask) / _variance(rollout.returns, mask)
-    return {"update/explained_variance": explained}
+    spread = _variance(rollout.returns, mask)
+    explained = 1 - _variance(rollout.returns - rollout.values, mask) / spread
+    return {"update/explained_variance": torch.where(spread > 0, explained, torch.nan)}
 
 
 def _variance(values: Tensor, mask: Tensor) -> Tensor:
