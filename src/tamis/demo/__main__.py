@@ -1,12 +1,20 @@
-"""``python -m tamis.demo``: both quickstarts, a table and a picture each."""
+"""``python -m tamis.demo``: both quickstarts, a table and a picture each.
+
+The two programs run at the same time, a core each: their networks are so small that a second thread would only wait for
+the first one.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import math
+import os
+import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +25,7 @@ from .images import ImageResults, run_images
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the programs one after the other and say where everything is."""
+    """Run the programs, show their results and say where everything is."""
     parser = argparse.ArgumentParser(prog="python -m tamis.demo", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="results go here (%(default)s)")
     parser.add_argument("--only", choices=("code", "images"), help="run one program instead of both")
@@ -27,18 +35,37 @@ def main(args: Sequence[str] | None = None) -> None:
     folder = _fresh(options.folder)
     started = time.perf_counter()
     _quiet()
-    results: list[CodeResults | ImageResults] = []
-    if options.only != "images":
-        results.append(run_code(folder / "code", range(options.seeds), console))
-    if options.only != "code":
-        (folder / "images").mkdir(parents=True)
-        results.append(run_images(folder / "images", range(options.seeds)))
-    for result in results:
+    for result in _results(options.only, folder, range(options.seeds), console):
         console.print()
         console.print(code_table(result) if isinstance(result, CodeResults) else image_table(result))
         console.print(result.summary())
         console.print(f"Picture: {result.picture}   numbers: {result.picture.parent / 'metrics.json'}")
     console.print(f"\nDone in {(time.perf_counter() - started) / 60:.1f} minutes; everything is in {folder}/.")
+
+
+def _results(only: str | None, folder: Path, seeds: range, console: Console) -> list[CodeResults | ImageResults]:
+    """Both programs at once, the images' progress in a log file; or one of them alone, with its own progress bars."""
+    if only == "code":
+        return [run_code(folder / "code", seeds, console)]
+    (folder / "images").mkdir(parents=True)
+    if only == "images":
+        return [run_images(folder / "images", seeds)]
+    log = folder / "images.log"
+    console.print(f"The noise mask on images runs alongside; its progress is in {log}.")
+    with ProcessPoolExecutor(1, get_context("spawn"), _into_log, (log,)) as pool:
+        images = pool.submit(run_images, folder / "images", seeds)
+        code = run_code(folder / "code", seeds, console)
+        if not images.done():
+            console.print(f"Waiting for the noise mask; its progress is in {log}.")
+        return [code, images.result()]
+
+
+def _into_log(path: Path) -> None:
+    """Send everything that this process prints, progress bars included, into a file."""
+    file = path.open("w", encoding="utf-8")
+    os.dup2(file.fileno(), sys.stdout.fileno())
+    os.dup2(file.fileno(), sys.stderr.fileno())
+    _quiet()
 
 
 def code_table(results: CodeResults) -> Table:
@@ -100,8 +127,11 @@ def _fresh(folder: Path) -> Path:
 
 
 def _quiet() -> None:
-    """Leave progress bars and results; drop what every stage says of itself."""
+    """One thread; leave progress bars and results, drop what every stage says of itself."""
+    import torch
     import transformers
+
+    torch.set_num_threads(1)
 
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
