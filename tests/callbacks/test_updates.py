@@ -202,16 +202,18 @@ def test_the_environment_learns_once_and_its_graph_is_used_once(update: Any) -> 
 
 
 def test_explained_variance_by_hand() -> None:
-    """Returns 0, 2, 4 (variance 8/3) against values 0, 1, 2 (errors 0, 1, 2: variance 2/3): 1 - 1/4."""
-    mask = torch.ones(1, T, dtype=torch.bool)
-    rollout = Rollout(torch.tensor([0]), torch.zeros(1, T, dtype=torch.int64), mask, rewards=torch.tensor([4.0]))
+    """Returns 0, 2, 4 (variance 8/3), values 0, 1, 2 (errors' variance 2/3): 1 - 1/4. Padding does not count."""
+    mask = torch.tensor([[True, True, True, False]])
+    rollout = Rollout(torch.tensor([0]), torch.zeros(1, 4, dtype=torch.int64), mask, rewards=torch.tensor([4.0]))
+    module = Module()
+    module.log_probs = module.entropy = module.values = torch.zeros(1, 4)
     update = PPOUpdate(kl_coef=0.0, gamma=1.0, lam=1.0)
-    rollout = rollout.replace(log_probs=torch.zeros(1, T), values=torch.tensor([[0.0, 1.0, 2.0]]))
-    stats = update.update(TRAINER, _policy(Module()), rollout)
+    rollout = rollout.replace(log_probs=torch.zeros(1, 4), values=torch.tensor([[0.0, 1.0, 2.0, 0.0]]))
+    stats = update.update(TRAINER, _policy(module), rollout)
     assert stats["update/explained_variance"].isnan()  # the return of every step is 4
-    rollout = rollout.replace(returns=torch.tensor([[0.0, 2.0, 4.0]]))
-    update.estimate_advantages = lambda rollout: rollout.replace(advantages=torch.zeros(1, T))  # type: ignore[method-assign]
-    assert update.update(TRAINER, _policy(Module()), rollout)["update/explained_variance"].item() == pytest.approx(0.75)
+    rollout = rollout.replace(returns=torch.tensor([[0.0, 2.0, 4.0, 0.0]]))
+    update.estimate_advantages = lambda rollout: rollout.replace(advantages=torch.zeros(1, 4))  # type: ignore[method-assign]
+    assert update.update(TRAINER, _policy(module), rollout)["update/explained_variance"].item() == pytest.approx(0.75)
 
 
 def _orders(seed: int, epochs: int = 1) -> list[int]:
