@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from tamis.demo.__main__ import _fresh, code_table, image_table
 from tamis.demo.code import CodeResults, PassRates, _draw
 from tamis.demo.images import ArmResult, ImageResults, MaskEffect
+from tamis.demo.run import _fresh, _into_log, code_table, image_table
 
 
 def _code(greedy: list[float], before: float = 0.4) -> CodeResults:
@@ -72,3 +74,11 @@ def test_a_second_demo_leaves_the_first_alone(tmp_path: Path) -> None:
     assert _fresh(tmp_path / "demo") == tmp_path / "demo"
     assert _fresh(tmp_path / "demo") == tmp_path / "demo-2"
     assert _fresh(tmp_path / "demo") == tmp_path / "demo-3"
+
+
+def test_what_runs_alongside_can_be_sent_to_another_process(tmp_path: Path) -> None:
+    """A spawned process writes everything it prints into its log, and nothing onto our terminal."""
+    log = tmp_path / "other.log"
+    with ProcessPoolExecutor(1, get_context("spawn"), _into_log, (log,)) as pool:
+        pool.submit(print, "said elsewhere", flush=True).result(timeout=120)
+    assert "said elsewhere" in log.read_text()
