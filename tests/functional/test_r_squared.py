@@ -64,7 +64,7 @@ def test_pass_at_k_equals_enumeration() -> None:
         for c, k in itertools.product(range(n + 1), range(1, n + 1)):
             draws = list(itertools.combinations(range(n), k))
             expected = sum(any(index < c for index in draw) for draw in draws) / len(draws)
-            assert pass_at_k([n], [c], k) == pytest.approx(expected)
+            assert pass_at_k([n], [c], k) == pass_at_k(n, c, k) == pytest.approx(expected)
 
 
 def test_pass_at_k_is_a_mean_over_problems() -> None:

@@ -7,17 +7,18 @@ from collections.abc import Sequence
 import torch
 
 
-def pass_at_k(n: Sequence[int], c: Sequence[int], k: int) -> float:
+def pass_at_k(n: int | Sequence[int], c: int | Sequence[int], k: int) -> float:
     """Unbiased pass@k (Chen et al. 2021, eq. 1): mean over problems of ``1 - C(n-c, k) / C(n, k)``.
 
     Args:
-        n: samples drawn of each problem.
+        n: samples drawn of each problem; a plain number for one problem.
         c: samples of each problem that passed.
         k: how many tries a user has.
 
     Raises:
         ValueError: if k exceeds a problem's number of samples, or c is not within 0..n.
     """
+    n, c = ([value] if isinstance(value, int) else value for value in (n, c))
     if len(n) != len(c) or not len(n):
         raise ValueError(f"n and c need one entry a problem, got {len(n)} and {len(c)}")
     estimates = []
