@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 
 from . import callbacks, datamodules, modules
 from .callbacks import Filtration, PolicyUpdate
@@ -25,6 +26,7 @@ _HARMLESS = (
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
 )
 
+_RUN_DIR_VARIABLE = "TAMIS_RUN_DIR"
 _DESCRIPTION = "Train policies by policy gradient, and sift the noise out of it."
 
 
@@ -108,17 +110,19 @@ class TamisCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs, default_root_dir=str(run_dir))
 
     def _run_dir(self) -> Path:
+        """A new directory, made by rank 0; processes that Lightning starts for the other ranks are told its name."""
         chosen = self._get(self.config, "run_dir")
+        if getattr(rank_zero_only, "rank", 0):
+            name = chosen or os.environ.get(_RUN_DIR_VARIABLE)
+            if name is None:
+                raise SystemExit("tamis: give every process the same --run_dir when you start the ranks yourself.")
+            return Path(name)
         if chosen is None:
             model = self._get(self.config, "model")
-            return _next_free(Path("runs"), model.class_path.rsplit(".", 1)[-1])
-        run_dir = Path(chosen)
-        if run_dir.is_dir() and any(run_dir.iterdir()):
-            raise SystemExit(
-                f"tamis: the run directory {run_dir} is not empty, and nothing is overwritten. "
-                "Choose another --run_dir, or remove it."
-            )
-        run_dir.mkdir(parents=True, exist_ok=True)
+            run_dir = _next_free(Path("runs"), model.class_path.rsplit(".", 1)[-1])
+        else:
+            run_dir = _empty(Path(chosen))
+        os.environ[_RUN_DIR_VARIABLE] = str(run_dir)
         return run_dir
 
 
@@ -145,6 +149,16 @@ def _version() -> str:
     from . import __version__
 
     return __version__
+
+
+def _empty(run_dir: Path) -> Path:
+    if run_dir.is_dir() and any(run_dir.iterdir()):
+        raise SystemExit(
+            f"tamis: the run directory {run_dir} is not empty, and nothing is overwritten. "
+            "Choose another --run_dir, or remove it."
+        )
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return run_dir
 
 
 def _next_free(folder: Path, name: str) -> Path:

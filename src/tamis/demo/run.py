@@ -31,7 +31,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=("code", "images"), help="run one program instead of both")
     parser.add_argument("--seeds", type=int, default=2, help="repetitions of each arm (%(default)s)")
     options = parser.parse_args(args)
-    console = Console()
+    console = Console() if sys.stdout.isatty() else Console(width=110)  # a table wants more than 80 columns
     folder = _fresh(options.folder)
     started = time.perf_counter()
     _quiet()
@@ -78,12 +78,12 @@ def code_table(results: CodeResults) -> Table:
         table.add_column(column)
     before = _rate(results.greedy_of_sft())
     table.add_row(
-        "SFT", "2,000 buggy demonstrations", "-", before, _rate(results.sampled_of_sft()), f"{results.sft.seconds:.0f}"
+        "SFT", "2,000 buggy demos", "-", before, _rate(results.sampled_of_sft()), f"{results.sft.seconds:.0f}"
     )
     for arm, seeds in results.arms.items():
         seconds = sum(rates.seconds for rates in seeds) / len(seeds)
         row = (
-            "reward model's scores",
+            "learned reward",
             before,
             _rate(results.greedy(arm)),
             _rate(results.sampled(arm)),
