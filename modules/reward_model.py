@@ -30,7 +30,6 @@ class RewardModel(LightningModule):
         optimizer: of all parameters.
         schedule: how the learning rate moves after the warm-up.
         warmup_ratio: share of the steps in which the learning rate rises to its value.
-        max_grad_norm: clip the gradient to this norm.
     """
 
     def __init__(
@@ -41,14 +40,12 @@ class RewardModel(LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule = "linear",
         warmup_ratio: float = 0.03,
-        max_grad_norm: float = 1.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
         self.prompt_format: PromptFormat = prompt_format
         self.max_length = max_length
         self.optimizer, self.schedule, self.warmup_ratio = optimizer, schedule, warmup_ratio
-        self.max_grad_norm = max_grad_norm
         self.tokenizer = load_tokenizer(model_name_or_path)
         self.model = ScalarHeadModel.from_pretrained(model_name_or_path)
 
@@ -96,16 +93,6 @@ class RewardModel(LightningModule):
         """The optimiser with its schedule over the run's steps."""
         steps = int(self.trainer.estimated_stepping_batches)
         return with_schedule(self.optimizer(self.model.parameters()), self.schedule, self.warmup_ratio, steps)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip by norm; the trainer's own ``gradient_clip_val`` wins where it is set."""
-        limit = self.max_grad_norm if gradient_clip_val is None else gradient_clip_val
-        self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
 
     def export(self, folder: Path) -> None:
         """Write trunk, head, normalisation constants and tokenizer into a folder."""

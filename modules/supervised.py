@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -35,7 +35,6 @@ class SupervisedFineTuning(LightningModule):
         optimizer: of the model's parameters.
         schedule: how the learning rate moves after the warm-up.
         warmup_ratio: share of the steps in which the learning rate rises to its value.
-        max_grad_norm: clip the gradient to this norm.
     """
 
     def __init__(
@@ -47,14 +46,12 @@ class SupervisedFineTuning(LightningModule):
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule = "linear",
         warmup_ratio: float = 0.03,
-        max_grad_norm: float = 1.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
         self.prompt_format: PromptFormat = prompt_format
         self.max_length = max_length
         self.optimizer, self.schedule, self.warmup_ratio = optimizer, schedule, warmup_ratio
-        self.max_grad_norm = max_grad_norm
         self.tokenizer = load_tokenizer(model_name_or_path)
         self.model = load_causal_lm(model_name_or_path, lora_rank)
 
@@ -74,16 +71,6 @@ class SupervisedFineTuning(LightningModule):
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         steps = int(self.trainer.estimated_stepping_batches)
         return with_schedule(self.optimizer(trained), self.schedule, self.warmup_ratio, steps)
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: Literal["norm", "value"] | str | None = None,
-    ) -> None:
-        """Clip by norm; the trainer's own ``gradient_clip_val`` wins where it is set."""
-        limit = self.max_grad_norm if gradient_clip_val is None else gradient_clip_val
-        self.clip_gradients(optimizer, limit, gradient_clip_algorithm or "norm")
 
     def export(self, folder: Path) -> None:
         """Write model and tokenizer as a folder for ``from_pretrained``."""

@@ -143,6 +143,7 @@ class _Stages:
         return run([subcommand, f"--config={moved}", f"--run_dir={run_dir}", *flags])
 
     def timed(self, what: str, subcommand: str, config: str, name: str, *flags: str) -> float:
+        """The same, and the seconds that it took."""
         started = time.perf_counter()
         self.command(what, subcommand, config, name, *flags)
         return time.perf_counter() - started
