@@ -109,3 +109,18 @@ def test_the_module_is_the_command() -> None:
     result = subprocess.run([sys.executable, "-m", "tamis", "--help"], capture_output=True, text=True, check=True)
     assert "fit" in result.stdout
     assert "Train policies by policy gradient" in result.stdout
+
+
+def test_a_broken_file_is_one_line_and_the_run_may_be_tried_again(tmp_path: Path, tiny_model: str) -> None:
+    rows = tmp_path / "demos.jsonl"
+    rows.write_text('{"prompt": "a", "completion": "b"}\n{oops\n')
+    command = [sys.executable, "-m", "tamis", "fit", "--model=SupervisedFineTuning", "--data=Instructions"]
+    command += [f"--model.model_name_or_path={tiny_model}", f"--data.train={rows}", f"--run_dir={tmp_path / 'run'}"]
+    command += ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--data.batch_size=1"]
+    broken = subprocess.run(command, capture_output=True, text=True)
+    assert broken.returncode == 1
+    assert f"tamis: error: {rows}:2: not valid JSON" in broken.stderr
+    assert "Traceback" not in broken.stderr
+    rows.write_text('{"prompt": "a", "completion": "b"}\n')
+    mended = subprocess.run(command, capture_output=True, text=True)
+    assert mended.returncode == 0, mended.stderr

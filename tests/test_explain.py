@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tamis.explain import explain, nearest_key
+from tamis.datamodules.jsonl import read_jsonl
+from tamis.explain import explain, nearest_key, raised_by_tamis
 
 KEYS = ["trainer.max_epochs", "trainer.max_steps", "run_dir", "model.num_samples", "filter", "data.batch_size"]
 CLASSES = ["PPOUpdate", "ReinforceUpdate", "CodePolicy"]
@@ -87,3 +88,12 @@ def test_a_message_that_is_all_cause_is_left_alone() -> None:
 
 def test_without_a_near_key_nothing_is_guessed() -> None:
     assert explain("unrecognized arguments: --zzz", KEYS, CLASSES) == "unrecognized arguments: --zzz"
+
+
+def test_only_our_own_errors_speak_for_themselves() -> None:
+    with pytest.raises(FileNotFoundError) as ours:
+        read_jsonl("nowhere.jsonl")
+    with pytest.raises(ValueError, match="invalid literal") as another:
+        int("x")
+    assert raised_by_tamis(ours.value)
+    assert not raised_by_tamis(another.value)

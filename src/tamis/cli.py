@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from . import callbacks, datamodules, modules
 from .callbacks import Filtration, PolicyUpdate
-from .explain import explain
+from .explain import explain, raised_by_tamis
 
 # Said of every run, and true of none that matters: our run directories are new, and no validation file is a choice.
 _HARMLESS = (
@@ -137,8 +139,14 @@ def run(args: Sequence[str] | None = None) -> TamisCLI:
 
 
 def main() -> None:
-    """The console script."""
-    run()
+    """The console script: an error that tamis itself raises is its message; any other keeps its stack."""
+    try:
+        run()
+    except (ValueError, FileNotFoundError, FileExistsError, MisconfigurationException) as error:
+        if os.environ.get("TAMIS_TRACEBACK") or not raised_by_tamis(error):
+            raise
+        print(f"\ntamis: error: {error}\n(TAMIS_TRACEBACK=1 shows where.)", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def _is_no_advertisement(record: logging.LogRecord) -> bool:
@@ -152,7 +160,8 @@ def _version() -> str:
 
 
 def _empty(run_dir: Path) -> Path:
-    if run_dir.is_dir() and any(run_dir.iterdir()):
+    # TensorBoard's file is there before anything has run; a run that failed on its input may be tried again.
+    if run_dir.is_dir() and any(not path.name.startswith("events.out.tfevents") for path in run_dir.iterdir()):
         raise SystemExit(
             f"tamis: the run directory {run_dir} is not empty, and nothing is overwritten. "
             "Choose another --run_dir, or remove it."

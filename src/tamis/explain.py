@@ -7,7 +7,9 @@ import importlib
 import inspect
 import re
 import textwrap
+import traceback
 from collections.abc import Iterable
+from pathlib import Path
 
 # What jsonargparse says beside the cause when a value fits none of a type's alternatives.
 _NOISE = re.compile(
@@ -41,6 +43,14 @@ def explain(message: str, known_keys: Iterable[str], class_names: Iterable[str])
         candidates = list(class_names)
     nearest = nearest_key(next(group for group in unknown.groups() if group), candidates)
     return text if nearest is None else f"{text}\n  Did you mean {nearest!r}?"
+
+
+def raised_by_tamis(error: BaseException) -> bool:
+    """Whether an error was raised by a line of this package, and so says by itself what is wrong."""
+    stack = traceback.extract_tb(error.__traceback__)
+    package = Path(__file__).resolve().parent
+    folders = [package, *(link.resolve() for link in package.iterdir() if link.is_symlink())]
+    return bool(stack) and any(Path(stack[-1].filename).resolve().is_relative_to(folder) for folder in folders)
 
 
 def nearest_key(unknown: str, known: Iterable[str]) -> str | None:
