@@ -124,3 +124,19 @@ def test_a_broken_file_is_one_line_and_the_run_may_be_tried_again(tmp_path: Path
     rows.write_text('{"prompt": "a", "completion": "b"}\n')
     mended = subprocess.run(command, capture_output=True, text=True)
     assert mended.returncode == 0, mended.stderr
+
+
+def test_the_command_line_beats_the_checkpoint(workspace: Path, tmp_path: Path) -> None:
+    """A resumed run goes on counting, with the options of today."""
+    quickstart = workspace / "runs" / "quickstart"
+    args = ["fit", "--config", PF_PPO, "--trainer.accelerator=cpu", "--trainer.enable_checkpointing=true"]
+    args += [f"--model.model_name_or_path={quickstart / 'sft' / 'model'}", "--model.max_new_tokens=4"]
+    args += [f"--model.reward.model_name_or_path={quickstart / 'reward_model' / 'model'}"]
+    args += [f"--data.train={quickstart / 'tasks' / 'train.jsonl'}[:32]", "--data.batch_size=4"]
+    args += ["--update.minibatch_size=8", "--trainer.enable_progress_bar=false"]
+    run([*args, f"--run_dir={tmp_path / 'first'}", "--model.max_iterations=1"])
+    (checkpoint,) = (tmp_path / "first" / "checkpoints").glob("*.ckpt")
+    more = ["--model.max_iterations=3", f"--ckpt_path={checkpoint}", f"--run_dir={tmp_path / 'second'}"]
+    resumed = run([*args, *more])
+    assert resumed.model.max_iterations == 3
+    assert resumed.model.iteration == 3

@@ -111,6 +111,9 @@ class TamisCLI(LightningCLI):
         kwargs["callbacks"] = [*(config.get("callbacks") or []), *(callback for callback in extra if callback)]
         return super().instantiate_trainer(**kwargs, default_root_dir=str(run_dir))
 
+    def _parse_ckpt_path(self) -> None:
+        """Leave the options alone: LightningCLI lets a checkpoint's old options win over the command line's."""
+
     def _run_dir(self) -> Path:
         """A new directory, made by rank 0; processes that Lightning starts for the other ranks are told its name."""
         chosen = self._get(self.config, "run_dir")
