@@ -22,16 +22,17 @@ def test_mean_and_standard_error_by_hand() -> None:
     assert math.isnan(ArmResult("baseline", {"accuracy": [0.6]}).standard_error("accuracy"))
 
 
-def test_the_summary_pairs_seeds() -> None:
-    # Differences -.01, .00, -.02: mean -.01, standard error .01 / sqrt(3) = .0058.
+def test_the_summary_adds_the_errors_of_seeds_and_images() -> None:
+    # Differences -.01, .00, -.02: mean -.01, seeds' error .01 / sqrt(3) = .0058; the test images' own error is
+    # sqrt((.70 * .30 + .69 * .31) / 2000) = .0146; together .0157.
     text = results([0.60, 0.70, 0.80], [0.59, 0.70, 0.78]).summary()
-    assert text.endswith("accuracy -0.010 ± 0.006 (paired over 3 seeds): no difference beyond noise.")
+    assert text.endswith("accuracy -0.010 ± 0.016 (3 seeds and 2000 test images): no difference beyond noise.")
 
 
 def test_one_seed_gets_the_binomial_error() -> None:
     # sqrt((.5 * .5 + .5 * .5) / 2000) = .0158
     text = results([0.5], [0.5]).summary()
-    assert text.endswith("accuracy +0.000 ± 0.016 (one seed, binomial): no difference beyond noise.")
+    assert text.endswith("accuracy +0.000 ± 0.016 (1 seed and 2000 test images): no difference beyond noise.")
 
 
 class TwoBatches(LightningDataModule):
