@@ -99,6 +99,12 @@ def test_nothing_but_tamis_reaches_the_top_level(installed: Path, tmp_path: Path
     assert _run(sys.executable, code, tmp_path) == "[]"
 
 
+@pytest.mark.parametrize("command", [[sys.executable, "-m", "pytest"], [str(Path(sys.executable).parent / "pytest")]])
+def test_pytest_runs_from_the_root_both_ways(command: list[str]) -> None:
+    result = subprocess.run([*command, "-q", "tests/test_rollout.py"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 def test_configs_are_package_data() -> None:
     assert (files("tamis.configs") / "quickstart" / "pf_ppo.yaml").is_file()
 
