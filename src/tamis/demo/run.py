@@ -29,7 +29,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tamis.demo", description=__doc__)
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), help="results go here (%(default)s)")
     parser.add_argument("--only", choices=("code", "images"), help="run one program instead of both")
-    parser.add_argument("--seeds", type=int, default=2, help="repetitions of each arm (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=3, help="repetitions of each arm (%(default)s)")
     options = parser.parse_args(args)
     console = Console() if sys.stdout.isatty() else Console(width=110)  # a table wants more than 80 columns
     folder = _fresh(options.folder)
