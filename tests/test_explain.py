@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from tamis.datamodules.jsonl import read_jsonl
 from tamis.explain import explain, nearest_key, raised_by_tamis
+from tamis.functional import bradley_terry_loss
 
 KEYS = ["trainer.max_epochs", "trainer.max_steps", "run_dir", "model.num_samples", "filter", "data.batch_size"]
 CLASSES = ["PPOUpdate", "ReinforceUpdate", "CodePolicy"]
@@ -95,5 +97,8 @@ def test_only_our_own_errors_speak_for_themselves() -> None:
         read_jsonl("nowhere.jsonl")
     with pytest.raises(ValueError, match="invalid literal") as another:
         int("x")
+    with pytest.raises(RuntimeError, match="size of tensor") as bug:
+        bradley_terry_loss(torch.zeros(2), torch.zeros(3))
     assert raised_by_tamis(ours.value)
     assert not raised_by_tamis(another.value)
+    assert not raised_by_tamis(bug.value)

@@ -46,11 +46,13 @@ def explain(message: str, known_keys: Iterable[str], class_names: Iterable[str])
 
 
 def raised_by_tamis(error: BaseException) -> bool:
-    """Whether an error was raised by a line of this package, and so says by itself what is wrong."""
+    """Whether a ``raise`` of this package made the error, so that it says by itself what is wrong."""
     stack = traceback.extract_tb(error.__traceback__)
+    if not stack or not (stack[-1].line or "").startswith("raise "):
+        return False  # what Python or torch object to in a line of ours is a bug, and wants its stack
     package = Path(__file__).resolve().parent
     folders = [package, *(link.resolve() for link in package.iterdir() if link.is_symlink())]
-    return bool(stack) and any(Path(stack[-1].filename).resolve().is_relative_to(folder) for folder in folders)
+    return any(Path(stack[-1].filename).resolve().is_relative_to(folder) for folder in folders)
 
 
 def nearest_key(unknown: str, known: Iterable[str]) -> str | None:
