@@ -101,10 +101,9 @@ class CodePolicy(PolicyModule):
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
         self.tokenizer = load_tokenizer(model_name_or_path)
         self.policy = load_causal_lm(model_name_or_path, lora_rank)
-        self.lora = lora_rank > 0
         self.reference = None
         self.has_reference = reference
-        if reference and not self.lora:
+        if reference and lora_rank == 0:
             self.reference = load_causal_lm(model_name_or_path).requires_grad_(False)
         self.critic = self._make_critic(critic, critic_path or model_name_or_path)
         self.reward_function = reward
