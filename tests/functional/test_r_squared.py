@@ -1,15 +1,14 @@
-"""R^2 and pass@k, against numbers by hand, numpy and brute force."""
+"""R^2, against numbers by hand and numpy."""
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
 import pytest
 import torch
 
-from tamis.functional import binomial_standard_error, pass_at_k, r_squared
+from tamis.functional import r_squared
 
 
 def test_r_squared_by_hand() -> None:
@@ -56,27 +55,3 @@ def test_constant_rewards_have_no_line() -> None:
 def test_r_squared_refuses_too_few_responses() -> None:
     with pytest.raises(ValueError, match="at least 2 bins and as many responses as bins, got 20 and 3"):
         r_squared(torch.ones(3), torch.ones(3))
-
-
-def test_pass_at_k_equals_enumeration() -> None:
-    """All draws of k of n without replacement, counted one by one."""
-    for n in range(1, 7):
-        for c, k in itertools.product(range(n + 1), range(1, n + 1)):
-            draws = list(itertools.combinations(range(n), k))
-            expected = sum(any(index < c for index in draw) for draw in draws) / len(draws)
-            assert pass_at_k([n], [c], k) == pass_at_k(n, c, k) == pytest.approx(expected)
-
-
-def test_pass_at_k_is_a_mean_over_problems() -> None:
-    """(1 - 0) / 1 and 1/2 of 2: mean 0.75."""
-    assert pass_at_k([2, 2], [2, 1], 1) == pytest.approx(0.75)
-
-
-@pytest.mark.parametrize(("n", "c", "k"), [([1], [1], 2), ([2], [3], 1), ([2], [1, 1], 1)])
-def test_pass_at_k_refuses_the_impossible(n: list[int], c: list[int], k: int) -> None:
-    with pytest.raises(ValueError, match="samples|entry"):
-        pass_at_k(n, c, k)
-
-
-def test_standard_error_by_hand() -> None:
-    assert binomial_standard_error(0.5, 100) == pytest.approx(0.05)

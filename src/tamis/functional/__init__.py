@@ -1,7 +1,7 @@
 """The maths of both papers as pure functions of tensors; imports torch and nothing else."""
 
 from .advantages import gae, last_step, leave_one_out_baseline, shape_rewards
-from .evaluation import binomial_standard_error, pass_at_k
+from .evaluation import Interval, binomial_standard_error, bootstrap_interval, pass_at_k, pass_at_k_per_problem
 from .losses import (
     KLEstimator,
     PPOStats,
@@ -40,6 +40,9 @@ __all__ = [
     "RSquared",
     "r_squared",
     "pass_at_k",
+    "pass_at_k_per_problem",
+    "Interval",
+    "bootstrap_interval",
     "binomial_standard_error",
     "official_noise_objective",
     "upsample_blur",
