@@ -176,14 +176,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Writes or compares the files; returns the exit status."""
     parser = argparse.ArgumentParser(description="Makes the sandbox's syscall filters with libseccomp.")
     parser.add_argument("--check", action="store_true", help="write nothing; exit status 1 if a file would change")
-    check = parser.parse_args(arguments).check
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the files are (default: beside this one)")
+    options = parser.parse_args(arguments)
+    check: bool = options.check
     version = libseccomp_version()
     print(f"libseccomp {version}; the files were made with {MADE_WITH}")
     if not check and version != MADE_WITH:
         print(f"Note the new version in MADE_WITH of {__file__}.")
     changed = 0
     for machine in MACHINES:
-        path, program = FOLDER / f"{machine}.bpf", build(machine)
+        path, program = options.folder / f"{machine}.bpf", build(machine)
         same = path.is_file() and path.read_bytes() == program
         changed += not same
         if not check:
