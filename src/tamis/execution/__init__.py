@@ -3,11 +3,13 @@
     with Sandbox(workers=2) as sandbox:
         verdicts = sandbox.run_many([humaneval(problem, completion) for completion in completions])
 
-Nothing here imports torch: each worker is a small, clean interpreter of its own.
+A program and its test run in two processes of their own, so that no program can reach its verdict. Nothing here
+imports torch: both are forked by small, clean interpreters.
 """
 
 from .benchmarks import humaneval, mbpp
 from .extraction import extract_code
+from .levels import SandboxUnavailableError
 from .probing import probe
 from .programs import Limits, Program, Status, Verdict
 from .sandbox import Sandbox, SandboxClosedError
@@ -17,6 +19,7 @@ __all__ = [
     "Program",
     "Sandbox",
     "SandboxClosedError",
+    "SandboxUnavailableError",
     "Status",
     "Verdict",
     "extract_code",

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
+from .bubblewrap import find_bubblewrap
+from .levels import Isolation, Level, choose_level
 from .programs import Limits, Program, Status, Verdict
-from .worker import Worker, WorkerLostError
+from .server_process import WorkerLostError
+from .worker import Worker
 
 ATTEMPTS = 2  # a lost worker is most often the machine's doing; twice in a row is worth telling
 DEFAULT_LIMITS = Limits()
@@ -24,46 +28,49 @@ class SandboxClosedError(RuntimeError):
 
 
 class Sandbox:
-    """Runs untrusted programs in forked children of clean interpreters, each with an empty environment and folder.
+    """Runs untrusted programs and judges them, each in two fresh processes: the candidate's and the test's.
 
-    The level ``process`` limits accidents: endless loops, memory hogs, floods of output, forgotten children. It is NOT
-    a security boundary: code that sets out to attack can read files, open sockets, kill processes of the same user,
-    and forge its own verdict, because its test runs in the same process. Run what you do not trust at all in a
-    container or virtual machine. Stronger levels will come behind this same interface.
+    The verdict is reached where the candidate cannot be. The levels, which add up:
 
-    Needs Linux or macOS. When this process ends without ``close``, the workers end too, but empty folders named
-    ``tamis-*`` may stay in the temporary folder.
+    - ``process``: limits on CPU time, memory, files; an empty environment. Protects from accidents, NOT from attacks:
+      the candidate can read files, open sockets and kill processes of the same user.
+    - ``seccomp``: the candidate can compute, start threads and answer, and nothing else: the kernel refuses every path,
+      socket, process and signal. Modules are loaded beforehand, and no others can be imported.
+    - ``namespace``: besides, candidate and test run where there are no files but Python's own, no network and no other
+      processes (needs bubblewrap).
+
+    When this process ends without ``close``, the workers end too.
 
     Args:
-        workers: Number of fork servers; the number of free cores is a good choice.
-        isolation: ``process``, or ``auto`` for the strongest level that there is (today: ``process``).
+        workers: Programs that run at the same time; the number of free cores is a good choice.
+        isolation: A level; ``auto`` takes ``namespace`` or ``seccomp``, whichever is found to work.
         limits: What each program may use.
 
     Raises:
         ValueError: ``workers`` is below 1, or ``isolation`` is not a known level.
+        SandboxUnavailableError: The isolation is not to be had here; the message says why and what to do.
     """
 
-    def __init__(
-        self, workers: int = 2, isolation: Literal["auto", "process"] = "auto", limits: Limits = DEFAULT_LIMITS
-    ) -> None:
+    def __init__(self, workers: int = 2, isolation: Isolation = "auto", limits: Limits = DEFAULT_LIMITS) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}; the sandbox needs at least 1.")
-        if isolation not in ("auto", "process"):
-            raise ValueError(f"isolation is {isolation!r}; choose 'auto' or 'process'.")
+        self.level: Level = choose_level(isolation)
+        if self.level == "process":
+            warnings.warn(
+                "isolation='process' is not a sandbox: programs can read your files, use the network and kill your "
+                "processes. Run only what you trust.",
+                stacklevel=2,
+            )
         self.limits = limits
         self._owner = os.getpid()
         self._closed = False
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        self._workers = [Worker(limits, self.level) for _ in range(workers)]
+        bwrap = find_bubblewrap() if self.level == "namespace" else None
+        self._workers = [Worker(limits, self.level, bwrap) for _ in range(workers)]
         # One thread for the whole life of a worker: Linux ties a server's death to the THREAD that started it.
         self._threads = [threading.Thread(target=self._drive, args=(worker,), daemon=True) for worker in self._workers]
         for thread in self._threads:
             thread.start()
-
-    @property
-    def level(self) -> str:
-        """The isolation that is really on."""
-        return "process"
 
     def run(self, program: Program) -> Verdict:
         """Runs one program. See ``run_many``."""
