@@ -1,5 +1,7 @@
 """Batched sampling from causal language models with a key-value cache."""
 
+from .choosing import row_noise
 from .sampling import Samples, sample
+from .stopping import StopStrings, cut_at_stop, decode
 
-__all__ = ["Samples", "sample"]
+__all__ = ["Samples", "sample", "row_noise", "StopStrings", "cut_at_stop", "decode"]

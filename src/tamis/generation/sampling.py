@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .choosing import Chooser
+from .stopping import StopStrings
+
 if TYPE_CHECKING:
     from transformers import DynamicCache, PreTrainedModel
 
@@ -24,9 +27,10 @@ class Samples(NamedTuple):
     """Sampled responses of P prompts, N each; row ``p * N + n`` is sample n of prompt p.
 
     Args:
-        tokens: ``[P * N, T]`` token ids, ending in an end token unless truncated; padding holds the pad id.
-        response_mask: ``[P * N, T]`` bool, True for every sampled token, the end token included.
-        truncated: ``[P * N]`` bool, True where no end token came within the limit.
+        tokens: ``[P * N, T]`` token ids, ending in an end token or in a stop string unless truncated; padding holds
+            the pad id.
+        response_mask: ``[P * N, T]`` bool, True for every sampled token, the last one included.
+        truncated: ``[P * N]`` bool, True where no end came within the limit.
     """
 
     tokens: Tensor
@@ -44,9 +48,12 @@ def sample(
     pad_token_id: int,
     num_samples: int = 1,
     temperature: float = 1.0,
+    top_p: float = 1.0,
     generator: torch.Generator | None = None,
+    noise: Tensor | None = None,
+    stops: StopStrings | None = None,
 ) -> Samples:
-    """Sample from the full softmax at a temperature, or greedily at temperature 0.
+    """Sample at a temperature from the full softmax or a nucleus of it, or greedily at temperature 0.
 
     The model is put into evaluation mode for the time of the call and left as it was found, also after an exception.
 
@@ -59,23 +66,28 @@ def sample(
         pad_token_id: fills rows after their end.
         num_samples: N, responses a prompt; 1 for greedy decoding.
         temperature: logits are divided by it.
+        top_p: draw from the smallest set of most likely tokens that together have this probability.
         generator: on the model's device; makes the draw reproducible.
+        noise: ``[P * N, max_new_tokens]`` numbers of `row_noise` instead of the generator's, so that no row's draw
+            depends on the rows beside it.
+        stops: stop strings of each of the P * N rows; a row ends with the token that completes one of its own.
 
     Raises:
         ValueError: on a prompt that is not padded on the left, or sizes that make no sense.
     """
-    if max_new_tokens < 1 or num_samples < 1 or temperature < 0 or not eos_token_ids:
+    if max_new_tokens < 1 or num_samples < 1 or not eos_token_ids:
         raise ValueError(
-            "sampling needs max_new_tokens >= 1, num_samples >= 1, temperature >= 0 and an end token, got "
-            f"{max_new_tokens}, {num_samples}, {temperature}, {list(eos_token_ids)}"
+            "sampling needs max_new_tokens >= 1, num_samples >= 1 and an end token, got "
+            f"{max_new_tokens}, {num_samples}, {list(eos_token_ids)}"
         )
+    choose = Chooser(temperature, top_p, generator, None if noise is None else noise.to(prompt_ids.device))
     if not bool(prompt_mask[:, -1].all()):
         raise ValueError("prompts must be padded on the left: the last column of prompt_mask has to be all True")
     with torch.no_grad(), evaluation_mode(model):
         logits, cache = _prefill(model, prompt_ids, prompt_mask)
         cache.batch_repeat_interleave(num_samples)
         decoder = _Decoder(model, cache, prompt_mask.repeat_interleave(num_samples, 0), eos_token_ids, pad_token_id)
-        return decoder.run(logits.repeat_interleave(num_samples, 0), max_new_tokens, temperature, generator)
+        return decoder.run(logits.repeat_interleave(num_samples, 0), max_new_tokens, choose, stops)
 
 
 @contextmanager
@@ -123,9 +135,7 @@ class _Decoder:
         self.rows = torch.arange(len(mask), device=mask.device)
         self.done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
 
-    def run(
-        self, logits: Tensor, max_new_tokens: int, temperature: float, generator: torch.Generator | None
-    ) -> Samples:
+    def run(self, logits: Tensor, max_new_tokens: int, choose: Chooser, stops: StopStrings | None) -> Samples:
         """Decode until every row has ended or the limit is reached."""
         total = len(self.rows)
         tokens = torch.full((total, max_new_tokens), self.pad, dtype=torch.int64, device=self.mask.device)
@@ -133,20 +143,30 @@ class _Decoder:
         truncated = torch.ones(total, dtype=torch.bool, device=self.mask.device)
         steps = 0
         for step in range(max_new_tokens):
-            chosen = _choose(logits, temperature, generator)
+            chosen = choose(logits, self.rows, step)
             live = ~self.done
             tokens[self.rows[live], step] = chosen[live]
             response_mask[self.rows[live], step] = True
             self.done |= torch.isin(chosen, self.eos)
+            if stops:
+                self._stop(stops, tokens[:, : step + 1])
             truncated[self.rows[self.done]] = False
             steps = step + 1
-            remaining = int((~self.done).sum())  # the loop's one host sync
+            remaining = int((~self.done).sum())  # the loop's one host sync, but for stop strings
             if not remaining or steps == max_new_tokens:
                 break
             if len(self.rows) - remaining >= _DROP_SHARE * len(self.rows):
                 chosen = chosen[self._drop_done()]
             logits = self._next_logits(chosen)
         return Samples(tokens[:, :steps], response_mask[:, :steps], truncated)
+
+    def _stop(self, stops: StopStrings, tokens: Tensor) -> None:
+        """Mark the live rows that have reached a stop string as done."""
+        live = (~self.done).nonzero().squeeze(1)
+        rows = self.rows[live]
+        if len(rows):
+            reached = stops.reached(rows.tolist(), tokens[rows])
+            self.done[live] = torch.tensor(reached, device=self.done.device)
 
     def _drop_done(self) -> Tensor:
         kept = (~self.done).nonzero().squeeze(1)
@@ -165,10 +185,3 @@ class _Decoder:
         )
         logits: Tensor = output.logits[:, -1]
         return logits
-
-
-def _choose(logits: Tensor, temperature: float, generator: torch.Generator | None) -> Tensor:
-    if temperature == 0:
-        return logits.argmax(dim=-1)
-    probabilities = torch.softmax(logits.float() / temperature, dim=-1)
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
