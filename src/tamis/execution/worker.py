@@ -97,14 +97,14 @@ class Worker:
             "cpu_s": TESTER_CPU_FACTOR * self._limits.cpu_s,
             "memory_mb": max(TESTER_MEMORY_MB, self._limits.memory_mb),
         }
-        job = {"source": program.source, "names": program.names, "shapes": program.shapes, "limits": test_limits}
+        job = asdict(program) | {"limits": test_limits}
         with contextlib.ExitStack() as stack:
             theirs, ours = (stack.enter_context(end) for end in socket.socketpair())
             reader, writer = os.pipe()
             stack.callback(os.close, reader)
             try:
                 self._candidates.send({"limits": limits}, [theirs.fileno()])
-                self._testers.send(job | {"test": program.test, "prelude": program.prelude}, [ours.fileno(), writer])
+                self._testers.send(job, [ours.fileno(), writer])
             finally:
                 os.close(writer)
                 theirs.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import select
 import socket
 import sys
 import types
@@ -52,24 +53,33 @@ class Link:
         """Sends the program."""
         self._send({key: job[key] for key in ("source", "names", "shapes")})
 
-    def names(self, wanted: Sequence[str]) -> dict[str, Any]:
+    def names(self, wanted: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
         """What the program has defined of the names that were asked for, and of no others."""
         found = self._receive()
         if type(found) is not dict:
             self.fail("crashed", "a malformed answer: no names")
         bound = {name: found[name] for name in wanted if name in found}
-        self.calls += any(not isinstance(value, Remote) for value in bound.values())
+        for name, value in bound.items():
+            if type(value) is not Remote:
+                self.calls += 1
+            elif name in classes:
+                value.__dict__["_tamis_use"] = "class"
         return bound
 
-    def ask(self, number: int, arguments: object = None, attribute: str | None = None) -> Any:  # noqa: ANN401
+    def ask(self, remote: Remote, arguments: object = None, attribute: str | None = None) -> Any:  # noqa: ANN401
         """Calls an object of the candidate, or reads an attribute of it."""
         try:
             request = self.encoder.dump(arguments) if attribute is None else {"attribute": attribute}
         except NotDataError as error:
             self.fail("unsupported", f"the test passes {error}")
-        self._send({"object": number, **request})
+        self._send({"object": remote._tamis_number, **request})
         self.calls += 1
         return self._receive()
+
+    def end(self) -> None:
+        """Looks whether the candidate has said more than it was asked."""
+        if self.fault is None and select.select([self.channel], [], [], 0)[0] and self.channel.recv(1):
+            self.fail("crashed", "more answers than questions")
 
     def fail(self, status: str, detail: str) -> NoReturn:
         """Ends the conversation, for good."""
@@ -109,32 +119,47 @@ class Link:
 
 
 class Remote:
-    """An object in the candidate's process: it can be called, its attributes can be read, and it can be passed back."""
+    """An object in the candidate's process.
+
+    It can always be passed back; what else the test may do with it depends on its use: ``function`` (call it),
+    ``class`` (call it for an ``instance``, read attributes), ``instance`` (the same), ``opaque`` (nothing).
+    Names begin with ``_tamis``: all others are the candidate's.
+    """
 
     def __init__(self, link: Link, number: object, is_callable: object, kind: object) -> None:
         if not (type(number) is int and type(is_callable) is bool and type(kind) is str):
             raise BadMessageError("not a reference")
-        # Names that no program uses: all others are its own attributes.
-        self.__dict__.update(_tamis_link=link, _tamis_number=number, _tamis_callable=is_callable, _tamis_kind=kind)
+        use = "function" if is_callable else "opaque"
+        self.__dict__.update(_tamis_link=link, _tamis_number=number, _tamis_use=use, _tamis_kind=kind[:40])
 
     def __call__(self, *arguments: object, **named: object) -> Any:  # noqa: ANN401
         """Calls it in the candidate's process."""
-        return self._tamis_link.ask(self._tamis_number, (arguments, named))
+        if self._tamis_use == "opaque":
+            self._tamis_refuse()
+        answer = self._tamis_link.ask(self, (arguments, named))
+        if self._tamis_use == "class" and type(answer) is Remote:
+            answer.__dict__["_tamis_use"] = "instance"
+        return answer
 
     def __getattr__(self, name: str) -> Any:  # noqa: ANN401
         """Reads an attribute in the candidate's process; methods are remembered."""
         if name.startswith("__"):
             raise AttributeError(name)
-        value = self._tamis_link.ask(self._tamis_number, attribute=name)
-        if type(value) is Remote and value._tamis_callable:
+        if self._tamis_use not in ("class", "instance"):
+            self._tamis_refuse()
+        value = self._tamis_link.ask(self, attribute=name)
+        if type(value) is Remote and value._tamis_use == "function":
             self.__dict__[name] = value
         return value
+
+    def _tamis_refuse(self) -> NoReturn:
+        link: Link = self._tamis_link
+        link.fail("unsupported", f"the answer is an object of type {self._tamis_kind}, which is not data")
 
 
 def _refuse(operation: str) -> Any:  # noqa: ANN401 - stands in for many methods
     def refuse(self: Remote, *_: object) -> NoReturn:
-        link: Link = self._tamis_link
-        link.fail("unsupported", f"the answer is an object of type {self._tamis_kind}, which is not data")
+        self._tamis_refuse()
 
     refuse.__name__ = operation
     return refuse
@@ -186,8 +211,10 @@ def run_test(job: Message, channel: socket.socket, reply_bytes: int) -> Outcome:
     texts = {FILES[part]: job[part] for part in FILES}
     try:
         job["names"] = job["names"] or free_names(job["test"], job["prelude"])
+        job["classes"] = job["classes"] or [name for name in job["names"] if name[0].isupper()]
         link.start(job)
         _run_all(job, link, shapes)
+        link.end()
     except LinkLostError:
         pass
     except BaseException as error:  # whatever it was is the outcome
@@ -207,7 +234,7 @@ def _run_all(job: Message, link: Link, shapes: dict[str, type]) -> None:
     exec(compile(job["prelude"], FILES["prelude"], "exec", dont_inherit=True), namespace)
     code = compile(job["test"], FILES["test"], "exec", dont_inherit=True)
     shapes.update({name: namespace[name] for name in job["shapes"]})
-    namespace.update(link.names(job["names"]))
+    namespace.update(link.names(job["names"], job["classes"]))
     exec(code, namespace)
 
 
