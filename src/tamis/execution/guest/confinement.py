@@ -1,8 +1,8 @@
 """The layers that a child of the candidate server is confined by: capabilities, Landlock, seccomp, resource limits.
 
 Each function turns one layer on for this process and for all that it forks, and there is no way back: in the server,
-once, after its preload, ``drop_privileges`` and then ``restrict_with_landlock``; in each forked child ``set_limits``
-and last of all ``SyscallFilter.install``, which forbids the others. Whatever cannot be turned on raises OSError that
+once, after its preload and after ``filter_program``, ``drop_privileges`` and then ``restrict_with_landlock``; in each
+forked child ``set_limits`` and last of all ``SyscallFilter.install``, which forbids the others. Whatever cannot be turned on raises OSError that
 names the layer.
 """
 
@@ -209,6 +209,6 @@ def _set_limit(name: str, soft: int, hard: int | None = None) -> None:
         if ceiling != resource.RLIM_INFINITY:
             soft, top = min(soft, ceiling), min(top, ceiling)
         resource.setrlimit(kind, (soft, top))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         code = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
         raise OSError(code, f"resource limits: RLIMIT_{name} = {soft} was refused: {error}") from error
