@@ -11,7 +11,7 @@ import sys
 import types
 from typing import Any
 
-from .wire import BadMessageError, Decoder, Encoder, Message, NotDataError, receive, send
+from .wire import SCALARS, BadMessageError, Decoder, Encoder, Message, NotDataError, receive, send
 
 DETAIL_CHARS = 200
 FILE = "<program>"
@@ -89,7 +89,14 @@ class Candidate:
             self.namespace.clear()  # or there may be too little left to say so
             self.objects.clear()
         names = [cls.__name__ for cls in type(error).__mro__ if getattr(builtins, cls.__name__, None) is cls]
-        return {"error": names[0], "message": _message(error), "detail": describe(error, {FILE: self.source})}
+        detail = describe(error, {FILE: self.source})
+        return {"error": names[0], "arguments": _arguments(error), "detail": detail}
+
+
+def _arguments(error: BaseException) -> list[Any]:
+    """The exception's arguments if they are short and plain, else its message."""
+    plain = all(type(item) in SCALARS and len(repr(item)) < DETAIL_CHARS for item in error.args)
+    return list(error.args) if plain else [_message(error)]
 
 
 def _message(error: BaseException) -> str:

@@ -51,7 +51,6 @@ def main() -> None:
     os.environ.clear()
     for name in PRELOAD.split():
         __import__(name)
-    random.seed(0)  # or a program that draws without a seed would differ from server to server
     confined = role == "candidate" and level != "process"
     syscall_filter = confine_server() if confined else None
     gc.collect()
@@ -176,5 +175,6 @@ class Server:
         # Behind the watching server, which counts in fractions of a second.
         set_limits(math.ceil(limits["cpu_s"]) + 1, limits["memory_mb"], limits["file_mb"], limits["open_files"])
         gc.enable()
+        random.seed(0)  # Python reseeds it in a fork, and a program that draws would differ from run to run
         if self.syscall_filter is not None:
             self.syscall_filter.install()

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from .candidate import DETAIL_CHARS, describe
-from .wire import BadMessageError, Decoder, Encoder, Message, NotDataError, receive, send
+from .wire import SCALARS, BadMessageError, Decoder, Encoder, Message, NotDataError, receive, send
 
 FILES = {"prelude": "<prelude>", "test": "<test>"}
 
@@ -177,12 +177,11 @@ for _operation in map("__{}__".format, OPERATIONS.split()):
 def rebuild_error(reply: Message) -> BaseException:
     """The builtin exception that the candidate names, marked as the candidate's by the detail it carries."""
     cls = getattr(builtins, str(reply["error"]), None)
-    if not (isinstance(cls, type) and issubclass(cls, BaseException)):
+    if not (isinstance(cls, type) and issubclass(cls, BaseException)) or issubclass(cls, BaseExceptionGroup):
         cls = RuntimeError
-    try:
-        error = cls.__new__(cls, str(reply.get("message"))[:DETAIL_CHARS])
-    except TypeError:  # a group of exceptions cannot be made of a message alone
-        error = RuntimeError(str(reply.get("message"))[:DETAIL_CHARS])
+    sent = reply.get("arguments")
+    error = cls.__new__(cls)
+    error.args = tuple(item for item in sent if type(item) in SCALARS) if type(sent) is list else ()
     error.candidate_detail = str(reply.get("detail"))[:DETAIL_CHARS]  # type: ignore[attr-defined]
     return error
 
