@@ -7,8 +7,8 @@ A program and its test run in two processes of their own, so that no program can
 imports torch: both are forked by small, clean interpreters.
 """
 
-from .benchmarks import humaneval, mbpp
-from .extraction import extract_code
+from .benchmarks import PromptStyle, benchmark_of, humaneval, leetcode, mbpp, program, task_prompt
+from .extraction import extract_code, find_code
 from .levels import SandboxUnavailableError
 from .probing import probe
 from .programs import Limits, Program, Status, Verdict
@@ -17,13 +17,19 @@ from .sandbox import Sandbox, SandboxClosedError
 __all__ = [
     "Limits",
     "Program",
+    "PromptStyle",
     "Sandbox",
     "SandboxClosedError",
     "SandboxUnavailableError",
     "Status",
     "Verdict",
+    "benchmark_of",
     "extract_code",
+    "find_code",
     "humaneval",
+    "leetcode",
     "mbpp",
     "probe",
+    "program",
+    "task_prompt",
 ]
