@@ -10,12 +10,16 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from ..functional import pass_at_k
-from ..generation import Samples, sample
+from ..execution import Limits
+from ..execution.levels import Isolation
+from ..generation import Samples, StopStrings, cut_at_stop, decode, row_noise, sample
 from ..rollout import Rollout
+from .code_evaluation import EvaluationSettings
+from .evaluated_policy import EvaluatedPolicy
 from .language_model import (
     PromptFormat,
     TokenBatch,
+    end_token_ids,
     format_prompts,
     load_causal_lm,
     load_tokenizer,
@@ -24,7 +28,7 @@ from .language_model import (
     score_actions,
     tokenize,
 )
-from .policy import ActionEvaluation, PolicyModule, policy_generator
+from .policy import ActionEvaluation, policy_generator
 from .rewards import Reward, Verifier
 from .scalar_head import ScalarHeadModel, ValueHead
 from .schedules import Schedule, with_schedule
@@ -34,10 +38,11 @@ Batch = Sequence[Mapping[str, Any]]
 Record = dict[str, Any]
 
 
-class CodePolicy(PolicyModule):
+class CodePolicy(EvaluatedPolicy):
     """Samples N programs a task, rewards them, and hands the rollout to the callbacks that learn from it.
 
-    ``validate`` and ``test`` measure pass@1 by running the tests; ``predict`` returns samples with verdicts.
+    ``validate`` and ``test`` measure pass@k by running the tests; ``predict`` returns samples with verdicts. Both end a
+    response at the stop strings of its record, where it has any; training does not.
 
     Args:
         model_name_or_path: folder, ``.gguf`` file or hub name of the policy, which is also its own frozen reference.
@@ -56,10 +61,14 @@ class CodePolicy(PolicyModule):
         critic_optimizer: of the critic.
         schedule: how the learning rates move after the warm-up, over ``max_iterations``.
         warmup_ratio: share of the iterations in which the learning rates rise to their values.
-        eval_samples: samples a task when validating or testing; 1 with ``eval_temperature`` 0 is greedy pass@1.
+        eval_samples: n, samples a task when validating or testing; 1 with ``eval_temperature`` 0 is greedy pass@1.
         eval_temperature: of those samples.
+        eval_top_p: draw them from the smallest set of most likely tokens that has this probability; 1 is all.
+        pass_at: the k of each pass@k that is reported, at most ``eval_samples``.
         workers: programs that run at the same time when tests are run.
-        seed: of the samples.
+        isolation: level of the sandbox that they run in; ``auto`` takes the best that works here.
+        limits: what one program may use; ``None`` takes the sandbox's own.
+        seed: of the samples; when evaluating, each depends on seed, task and its number only, not on its batch.
         max_iterations: rounds of the loop after which training stops.
     """
 
@@ -82,11 +91,15 @@ class CodePolicy(PolicyModule):
         warmup_ratio: float = 0.03,
         eval_samples: int = 1,
         eval_temperature: float = 0.0,
+        eval_top_p: float = 1.0,
+        pass_at: Sequence[int] = (1,),
         workers: int = 2,
+        isolation: Isolation = "auto",
+        limits: Limits | None = None,
         seed: int = 0,
         max_iterations: int | None = None,
     ) -> None:
-        super().__init__(max_iterations)
+        super().__init__(EvaluationSettings(eval_samples, eval_temperature, eval_top_p, tuple(pass_at)), max_iterations)
         if temperature <= 0:
             raise ValueError(
                 f"temperature must be positive to sample, got {temperature}; greedy is for evaluation only"
@@ -96,7 +109,6 @@ class CodePolicy(PolicyModule):
         self.num_samples, self.temperature, self.seed = num_samples, temperature, seed
         self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
         self.prompt_format: PromptFormat = prompt_format
-        self.eval_samples, self.eval_temperature = eval_samples, eval_temperature
         self.policy_optimizer, self.critic_optimizer = policy_optimizer, critic_optimizer
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
         self.tokenizer = load_tokenizer(model_name_or_path)
@@ -107,11 +119,13 @@ class CodePolicy(PolicyModule):
             self.reference = load_causal_lm(model_name_or_path).requires_grad_(False)
         self.critic = self._make_critic(critic, critic_path or model_name_or_path)
         self.reward_function = reward
-        self.verifier = Verifier(workers)
+        self.verifier = Verifier(workers, isolation, limits)
 
     def setup(self, stage: str) -> None:
-        """Refuse to train without a reward, before any time is spent."""
+        """Refuse to train without a reward, or to evaluate without a sandbox, before any time is spent."""
         super().setup(stage)
+        if stage != "fit":
+            self.verifier.start()
         if stage == "fit" and self.reward_function is None:
             raise ValueError(
                 "CodePolicy needs a reward to train on: `--model.reward LearnedReward "
@@ -172,17 +186,39 @@ class CodePolicy(PolicyModule):
             values = torch.where(rollout.response_mask, values, 0.0)
         return ActionEvaluation(scores.log_probs, scores.entropy, values)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Record]]:
-        """Pass@1 on held-out tasks."""
-        return {"samples": self._evaluate(batch, batch_idx, "val")}
-
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, list[Record]]:
-        """Pass@1 on the test tasks; returns every sample with its verdict (and reward) for callbacks."""
-        return {"samples": self._evaluate(batch, batch_idx, "test")}
-
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Record]:
         """N samples of every prompt with their verdicts."""
-        return self._judged_samples(batch, batch_idx, self.num_samples, self.temperature)
+        return self.judged_samples(batch, self.num_samples, self.temperature)
+
+    def judged_samples(self, batch: Batch, n: int, temperature: float, top_p: float = 1.0) -> list[Record]:
+        """See `EvaluatedPolicy`; a sample hangs on seed, task and its number, not on the batch or the rank it is in."""
+        prompts = self._prompts(batch)
+        keys = [f"{self.seed}/{record['task_id']}/{number}" for record in batch for number in range(n)]
+        stops = [record.get("stop") or [] for record in batch for _ in range(n)]
+        samples = sample(
+            self.policy,
+            prompts.ids,
+            prompts.mask,
+            max_new_tokens=self.max_new_tokens,
+            eos_token_ids=end_token_ids(self.policy, self.tokenizer),
+            pad_token_id=self.tokenizer.pad_token_id,
+            num_samples=n,
+            temperature=temperature,
+            top_p=top_p,
+            noise=row_noise(keys, self.max_new_tokens),
+            stops=StopStrings(self.tokenizer, stops),
+        )
+        cut = [cut_at_stop(text, strings) for text, strings in zip(self._decode(samples), stops, strict=True)]
+        completions = [text for text, _ in cut]
+        rows = _with_completions(batch, completions, n)
+        judgements = self.verifier.judge(rows, completions)
+        rewards = None if self.reward_function is None else self.reward_function(rows, completions).tolist()
+        for index, (row, (verdict, extracted)) in enumerate(zip(rows, judgements, strict=True)):
+            row |= {"sample": index % n, "extracted": extracted, "passed": verdict.passed}
+            row |= {"status": str(verdict.status), "detail": verdict.detail, "calls": verdict.calls}
+            row["truncated"] = bool(samples.truncated[index]) and not cut[index][1]
+            row["reward"] = None if rewards is None else rewards[index]
+        return rows
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
         """One optimiser a network, with a schedule over the iterations."""
@@ -244,11 +280,9 @@ class CodePolicy(PolicyModule):
     def _decode(self, samples: Samples) -> list[str]:
         """Texts by length, so that a pad token that equals the end token stays out."""
         lengths = samples.response_mask.sum(dim=1).tolist()
-        rows = [row[:length] for row, length in zip(samples.tokens.tolist(), lengths, strict=True)]
-        texts: list[str] = self.tokenizer.batch_decode(
-            rows, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        return decode(
+            self.tokenizer, [row[:length] for row, length in zip(samples.tokens.tolist(), lengths, strict=True)]
         )
-        return texts
 
     def _score(self, model: Any, rollout: Rollout, with_hidden: bool = False) -> Any:  # noqa: ANN401
         prompts = TokenBatch(rollout.observations["prompt_ids"], rollout.observations["prompt_mask"])
@@ -267,28 +301,6 @@ class CodePolicy(PolicyModule):
         mask = torch.cat([rollout.observations["prompt_mask"], rollout.response_mask], dim=1)
         numbers: Tensor = critic(TokenBatch(ids, mask))
         return numbers[:, -rollout.actions.shape[1] - 1 : -1]
-
-    def _evaluate(self, batch: Batch, batch_idx: int, split: str) -> list[Record]:
-        rows = self._judged_samples(batch, batch_idx, self.eval_samples, self.eval_temperature)
-        n = self.eval_samples
-        passed = [sum(row["passed"] for row in rows[start : start + n]) for start in range(0, len(rows), n)]
-        rate = pass_at_k([n] * len(passed), passed, 1)
-        self.log(f"{split}/pass@1", rate, prog_bar=True, batch_size=len(batch), on_epoch=True, sync_dist=True)
-        truncated = sum(row["truncated"] for row in rows) / len(rows)
-        self.log(f"{split}/truncated_rate", truncated, batch_size=len(batch), on_epoch=True, sync_dist=True)
-        return rows
-
-    def _judged_samples(self, batch: Batch, batch_idx: int, n: int, temperature: float) -> list[Record]:
-        generator = torch.Generator(device=self.device).manual_seed(self.seed * 1_000_003 + batch_idx)
-        samples = self._sample(self._prompts(batch), n, temperature, generator)
-        completions = self._decode(samples)
-        rows = _with_completions(batch, completions, n)
-        verdicts = self.verifier.run(rows, completions)
-        rewards = None if self.reward_function is None else self.reward_function(rows, completions).tolist()
-        for index, (row, verdict, truncated) in enumerate(zip(rows, verdicts, samples.truncated.tolist(), strict=True)):
-            row |= {"passed": verdict.passed, "status": str(verdict.status), "truncated": truncated}
-            row["reward"] = None if rewards is None else rewards[index]
-        return rows
 
 
 def _with_completions(batch: Batch, completions: Sequence[str], n: int) -> list[Record]:

@@ -95,6 +95,14 @@ def _source(model_name_or_path: str) -> dict[str, Any]:
     return {"pretrained_model_name_or_path": model_name_or_path, "trust_remote_code": False}
 
 
+def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """All tokens that end a response: the tokenizer's, and the further ones that chat models name for generation."""
+    config = model.generation_config
+    named = config.eos_token_id if config is not None else None
+    more = [named] if isinstance(named, int) else list(named or [])
+    return sorted({int(tokenizer.eos_token_id), *more})
+
+
 def disable_dropout(model: nn.Module) -> None:
     """Set every dropout to 0, also the ones that attention takes from the configuration.
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from statistics import fmean
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from ..execution import Program, Sandbox, Status, Verdict, humaneval, mbpp
+from .. import execution
+from ..execution import Limits, Program, Sandbox, Status, Verdict
+from ..execution.levels import Isolation
 from ..generation.sampling import evaluation_mode
 from .language_model import PromptFormat
 from .reward_model import RewardModel
@@ -35,21 +38,63 @@ class Reward(nn.Module, ABC):
 class UnitTests(Reward):
     """Run the task's tests: ``passed`` where they pass, ``failed`` otherwise.
 
+    A completion that got no verdict through a fault of the sandbox gets the mean of its prompt's other completions, or
+    else of the whole batch, so that nothing is learned from it.
+
     Args:
         passed: reward of a completion whose tests pass.
         failed: reward of any other.
         workers: programs that run at the same time.
+        isolation: level of the sandbox; ``auto`` takes the best that works here.
+        limits: what one program may use; ``None`` takes the sandbox's own.
     """
 
-    def __init__(self, passed: float = 1.0, failed: float = 0.0, workers: int = 2) -> None:
+    def __init__(
+        self,
+        passed: float = 1.0,
+        failed: float = 0.0,
+        workers: int = 2,
+        isolation: Isolation = "auto",
+        limits: Limits | None = None,
+    ) -> None:
         super().__init__()
         self.passed, self.failed = passed, failed
-        self.verifier = Verifier(workers)
+        self.verifier = Verifier(workers, isolation, limits)
 
     def forward(self, records: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> Tensor:
-        """See `Reward`."""
-        verdicts = self.verifier.run(records, completions)
-        return torch.tensor([self.passed if verdict.passed else self.failed for verdict in verdicts])
+        """See `Reward`.
+
+        Raises:
+            RuntimeError: if no completion at all got a verdict.
+        """
+        return self.rewards([record["prompt"] for record in records], self.verifier.run(records, completions))
+
+    def rewards(self, prompts: Sequence[str], verdicts: Sequence[Verdict]) -> Tensor:
+        """``[B]`` the reward of each verdict.
+
+        Raises:
+            RuntimeError: if there is no verdict among them.
+        """
+        rewards = [
+            None if verdict.status is Status.INTERNAL else self.passed if verdict.passed else self.failed
+            for verdict in verdicts
+        ]
+        known: dict[str, list[float]] = {}
+        for prompt, reward in zip(prompts, rewards, strict=True):
+            if reward is not None:
+                known.setdefault(prompt, []).append(reward)
+        if not known:
+            raise RuntimeError(
+                f"the sandbox gave no verdict on any of {len(verdicts)} programs; `python -m tamis.execution` says "
+                f"what works on this machine. The first one's reason: {verdicts[0].detail}"
+            )
+        everyone = [reward for group in known.values() for reward in group]
+        return torch.tensor(
+            [
+                fmean(known.get(prompt, everyone)) if reward is None else reward
+                for prompt, reward in zip(prompts, rewards, strict=True)
+            ]
+        )
 
     def close(self) -> None:
         """Stop the workers."""
@@ -79,27 +124,61 @@ class LearnedReward(Reward):
         return self.reward_model.model.normalise(scores) if self.normalise else scores
 
 
+class Judgement(NamedTuple):
+    """What became of a completion.
+
+    Args:
+        verdict: of the program that was made of it.
+        extracted: False where no code was found in the text.
+    """
+
+    verdict: Verdict
+    extracted: bool
+
+
 class Verifier:
     """Runs completions against their tasks' tests; starts its sandbox when it is first needed.
 
     Args:
         workers: programs that run at the same time.
+        isolation: level of the sandbox; ``auto`` takes the best that works here.
+        limits: what one program may use; ``None`` takes the sandbox's own.
     """
 
-    def __init__(self, workers: int = 2) -> None:
+    def __init__(self, workers: int = 2, isolation: Isolation = "auto", limits: Limits | None = None) -> None:
         self.workers = workers
+        self.isolation: Isolation = isolation
+        self.limits = limits or Limits()
+        self.level: str | None = None
         self._sandbox: Sandbox | None = None
+
+    def start(self) -> None:
+        """Start the sandbox unless it runs; ``level`` is then the isolation that is really on.
+
+        Raises:
+            SandboxUnavailableError: if the isolation asked for is not to be had.
+        """
+        if self._sandbox is None:
+            self._sandbox = Sandbox(self.workers, self.isolation, self.limits)
+            self.level = self._sandbox.level
 
     def run(self, records: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> list[Verdict]:
         """One verdict a completion, in order."""
-        if self._sandbox is None:
-            self._sandbox = Sandbox(self.workers)
+        return [judgement.verdict for judgement in self.judge(records, completions)]
+
+    def judge(self, records: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> list[Judgement]:
+        """One verdict a completion, in order, and whether there was code in it."""
+        self.start()
+        assert self._sandbox is not None
         programs = [program(record, completion) for record, completion in zip(records, completions, strict=True)]
         verdicts = self._sandbox.run_many(programs)
-        lost = sum(verdict.status is Status.INTERNAL for verdict in verdicts)
+        lost = [verdict.detail for verdict in verdicts if verdict.status is Status.INTERNAL]
         if lost:
-            rank_zero_warn(f"{lost} of {len(verdicts)} programs got no verdict through a fault of the sandbox")
-        return verdicts
+            rank_zero_warn(
+                f"{len(lost)} of {len(verdicts)} programs got no verdict through a fault of the sandbox, which is not "
+                f"counted against the model; the first: {lost[0]}"
+            )
+        return [Judgement(verdict, code.extracted) for verdict, code in zip(verdicts, programs, strict=True)]
 
     def close(self) -> None:
         """Stop the workers; the next `run` starts new ones."""
@@ -109,6 +188,5 @@ class Verifier:
 
 
 def program(record: Mapping[str, Any], completion: str) -> Program:
-    """The program that judges a completion: HumanEval rows continue their prompt, MBPP rows are whole programs."""
-    task = record["task"]
-    return humaneval(task, completion) if "entry_point" in task else mbpp(task, completion)
+    """The program that judges a completion, as the record's task and the way it was put ask for."""
+    return execution.program(record["task"], completion, record.get("prompt_style", "auto"))

@@ -37,7 +37,7 @@ def test_a_row_is_reached_at_the_token_that_completes_the_string(raw: str, expec
     ids = torch.tensor(tokenize(tokenizer, [raw]))
     stops = StopStrings(tokenizer, [[], HUMANEVAL])
     for length in range(1, ids.shape[1] + 1):
-        text = tokenizer.decode(ids[0, :length], clean_up_tokenization_spaces=False)
+        (text,) = decode(tokenizer, [ids[0, :length].tolist()])
         there = cut_at_stop(text, HUMANEVAL)[1]
         assert stops.reached([1], ids[:, :length]) == [there]
         assert stops.reached([0], ids[:, :length]) == [False]

@@ -142,23 +142,41 @@ def test_greedy_is_for_evaluation_only(tiny_model: str) -> None:
         _policy(tiny_model, temperature=0.0)
 
 
-@pytest.mark.filterwarnings("ignore:.*self.trainer. reference is not registered")
 def test_evaluation_and_prediction_sample_in_their_own_ways(tiny_model: str) -> None:
-    module = _policy(tiny_model, Length(), eval_samples=2)
-    batch = [{"task_id": "t", "prompt": TASK["prompt"], "task": TASK}]
+    module = _policy(tiny_model, Length())
+    batch: list[dict[str, Any]] = [{"task_id": name, "prompt": TASK["prompt"], "task": TASK} for name in "abc"]
     try:
-        greedy = [module.test_step(batch, index)["samples"] for index in range(2)]
-        sampled = [module.predict_step(batch, index) for index in (0, 0, 1)]
+        greedy = module.test_step(batch, 0)["samples"]
+        sampled = [module.predict_step(part, index) for index, part in enumerate((batch, batch[::-1], batch[1:2]))]
     finally:
         module.teardown("test")
-    assert [len(rows) for rows in greedy] == [2, 2]
-    assert len({row["completion"] for rows in greedy for row in rows}) == 1  # temperature 0
-    texts = [[row["completion"] for row in rows] for rows in sampled]
-    assert [len(rows) for rows in texts] == [3, 3, 3]
-    assert texts[0] == texts[1] != texts[2]  # by the batch's number: the same prompt is not answered alike twice
+    assert len({row["completion"] for row in greedy}) == 1  # temperature 0, and one prompt
+    texts = [{(row["task_id"], row["sample"]): row["completion"] for row in rows} for rows in sampled]
+    assert [len(rows) for rows in texts] == [9, 9, 3]
+    assert len(set(texts[0].values())) > 6  # the same prompt is not answered alike by tasks of other names
+    assert texts[0] == texts[1] == texts[0] | texts[2]  # and a task's answers do not depend on its company
     assert all(row["reward"] == len(row["completion"]) for rows in sampled for row in rows)
-    assert len({row["reward"] for row in sampled[0]}) > 1
     assert module.verifier._sandbox is None
+
+
+def test_records_may_stop_their_texts(tiny_model: str) -> None:
+    """Each record its own strings, in evaluation and prediction; a row that was stopped is not truncated."""
+    module = _policy(tiny_model, max_new_tokens=24, eval_samples=2, eval_temperature=1.0)
+    free: list[dict[str, Any]] = [{"task_id": name, "prompt": TASK["prompt"], "task": TASK} for name in "ab"]
+    stopped = [{**free[0], "stop": ["\n"]}, {**free[1], "stop": []}]
+    try:
+        whole, cut = (module.test_step(batch, 0)["samples"] for batch in (free, stopped))
+        acted = [module.act(batch).records for batch in (free, stopped)]
+    finally:
+        module.teardown("test")
+    lines = [row["completion"].split("\n")[0] for row in whole[:2]]
+    assert any("\n" in row["completion"] for row in whole[:2])
+    assert [row["completion"] for row in cut] == [*lines, *(row["completion"] for row in whole[2:])]
+    for before, after in zip(whole[:2], cut[:2], strict=True):
+        assert after["truncated"] == (before["truncated"] and "\n" not in before["completion"])
+    assert [row["passed"] for row in cut[:2]] == [True, True]  # the rest of the comment's line says nothing
+    completions = [[record["completion"] for record in records] for records in acted]
+    assert completions[0] == completions[1]  # training's rollouts know no stop strings
 
 
 def _trainer(folder: Path, *callbacks: Any) -> Trainer:

@@ -60,9 +60,9 @@ class StopStrings:
         return _contains(decode(self.tokenizer, [ids.tolist()])[0], self.stops[row])
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[int]]) -> list[str]:
+def decode(tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> list[str]:
     """Texts without special tokens, spaces as they are."""
-    texts: list[str] = tokenizer.batch_decode(list(rows), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    texts: list[str] = tokenizer.batch_decode(rows, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return texts
 
 
