@@ -118,8 +118,9 @@ FORBIDDEN = {
 
 LEGITIMATE = {
     "print": "print('x' * 100_000); result = True",
-    "threads": "threads = [threading.Thread(target=time.sleep, args=(0.001,)) for _ in range(20)]\n"
-    "for thread in threads: thread.start()\nfor thread in threads: thread.join()\nresult = True",
+    "threads, 20 at a time": "barrier = threading.Barrier(21)\n"
+    "threads = [threading.Thread(target=barrier.wait) for _ in range(20)]\n"
+    "for thread in threads: thread.start()\nbarrier.wait()\nfor thread in threads: thread.join()\nresult = True",
     "a pool": "from concurrent.futures import ThreadPoolExecutor\n"
     "with ThreadPoolExecutor() as pool: result = sum(pool.map(abs, range(-9, 1))) == 45",
     "asyncio": "async def main():\n    await asyncio.sleep(0.001)\n    return await asyncio.to_thread(math.gcd, 4, 6)\n"
@@ -261,13 +262,20 @@ def test_failures_name_the_layer() -> None:
     catch = "try: {}\nexcept OSError as error: result = str(error)"
     bodies = {
         "filter": catch.format("confinement.SyscallFilter(b'\\xff' * 8).install()"),
+        "rehearsal": catch.format("confinement.SyscallFilter(b'\\xff' * 8).rehearse()"),
         "limits": catch.format("confinement.set_limits(1 << 70, 1, 1, 1)"),
     }
     found = confined(("privileges",), bodies)
     assert "seccomp: the kernel refused the filter: Invalid argument" in found["filter"]
+    assert "seccomp: a child could not install the filter: Invalid argument" in found["rehearsal"]
     assert "resource limits: RLIMIT_CPU = 1180591620717411303424" in found["limits"]
 
 
 def test_the_filter_needs_no_new_privileges_first() -> None:
     body = "try: syscalls.install()\nexcept OSError as error: result = error.errno, str(error)"
     assert "13, '[Errno 13] seccomp" in confined(("user",), {"filter": body})["filter"]
+
+
+def test_a_rehearsal_leaves_no_trace() -> None:
+    body = "syscalls.rehearse()\nresult = open(os.devnull).read() == ''\ntry: os.wait()\nexcept ChildProcessError: pass"
+    assert confined(("privileges",), {"rehearsal": body})["rehearsal"] == "True"

@@ -1,9 +1,9 @@
 """The layers that a child of the candidate server is confined by: capabilities, Landlock, seccomp, resource limits.
 
-Each function turns one layer on for this process and for all that it forks, and there is no way back: in the server,
-once, after its preload and after ``filter_program``, ``drop_privileges`` and then ``restrict_with_landlock``; in each
-forked child ``set_limits`` and last of all ``SyscallFilter.install``, which forbids the others. Whatever cannot be turned on raises OSError that
-names the layer.
+Each function turns one layer on for this process and for all that it forks, and there is no way back. In the server,
+once, after its preload: ``filter_program``, ``drop_privileges``, ``restrict_with_landlock``, in this order. In each
+forked child: ``set_limits``, and last of all ``SyscallFilter.install``, which forbids the others. Whatever cannot be
+turned on raises OSError that names the layer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import NoReturn
 LIBC = ctypes.CDLL(None, use_errno=True)
 FILTERS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "filters")
 STACK_BYTES = 8 << 20
+M_ARENA_MAX = -8  # <malloc.h>
 
 # <linux/prctl.h>, <linux/capability.h>
 PR_SET_SECCOMP, PR_CAPBSET_READ, PR_CAPBSET_DROP, PR_SET_NO_NEW_PRIVS, PR_CAP_AMBIENT = 22, 23, 24, 38, 47
@@ -164,6 +165,26 @@ class SyscallFilter:
         self._instructions = _Instructions(len(program) // INSTRUCTION_BYTES, ctypes.addressof(self._memory))
         self._address = ctypes.addressof(self._instructions)
 
+    def rehearse(self) -> None:
+        """Installs it in a throw-away child, so that a kernel that refuses it is found out at once, in the server.
+
+        Raises:
+            OSError: As ``install``.
+        """
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                self.install()
+                code = 0
+            except OSError as error:
+                code = error.errno or 1
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if code:
+            _fail("seccomp", "a child could not install the filter", max(code, 1))
+
     def install(self) -> None:
         """Puts this process under the filter. Needs ``drop_privileges`` before, in this process or in its parent.
 
@@ -198,7 +219,18 @@ def set_limits(cpu_s: int, memory_mb: int, file_mb: int, open_files: int) -> Non
     _set_limit("CORE", 0)
     _set_limit("STACK", STACK_BYTES)
     if sys.platform != "darwin":
+        _share_one_arena()
         _set_limit("AS", memory_mb * mega)
+
+
+def _share_one_arena() -> None:
+    """Lets all threads allocate from one place.
+
+    glibc reserves 64 MiB of address space for each thread that finds the others busy: as many threads as fit into the
+    limit on an idle machine would then not start on a busy one.
+    """
+    if hasattr(LIBC, "mallopt"):  # musl has none, and no such reserves
+        LIBC.mallopt(M_ARENA_MAX, 1)
 
 
 def _set_limit(name: str, soft: int, hard: int | None = None) -> None:
