@@ -120,7 +120,7 @@ def _from_prose(text: str, names: Sequence[str]) -> str | None:
     """The lines that are code, of an answer without fences."""
     if len(text) > PARSED_CHARS:
         return text
-    whole = _parse(text)
+    whole = _parse(f"if True:\n{text}" if _is_body(text) else text)
     if isinstance(whole, ast.Module):
         return _without_examples(text, names) if any(map(_does_something, whole.body)) else None
     lines = text.split("\n")

@@ -57,9 +57,9 @@ def continued(prompt: str, entry_point: str, completion: str) -> tuple[str, bool
 
 
 def _before(prompt: str, entry_point: str) -> str:
-    """The prompt's lines before the function: imports and helpers."""
+    """The prompt's lines before the function: imports and helpers. Nothing of a prompt that is no code."""
     head = re.search(rf"^(?:async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b", prompt, re.MULTILINE)
-    return prompt[: head.start()] if head else f"{prompt}\n"
+    return prompt[: head.start()] if head else _runnable(prompt)
 
 
 def _future_first(code: str) -> str:

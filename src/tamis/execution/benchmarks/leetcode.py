@@ -27,7 +27,7 @@ from operator import add, and_, itemgetter, mul, or_, xor
 from random import randint
 from builtins import pow
 """
-NUMPY = "import numpy, numpy as np\n"
+NUMPY = "try:\n    import numpy, numpy as np\nexcept ImportError:\n    pass\n"  # slow: for answers that name it
 NODES = """\
 class ListNode:
     def __init__(self, val=0, next=None):
