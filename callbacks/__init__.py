@@ -1,6 +1,7 @@
 """Callbacks: how a policy learns (filtration, updates) and what people see of it (metrics, pictures, reports)."""
 
 from ..modules.policy import PolicyCallback, PolicyUpdate
+from .completion_table import CompletionTable
 from .environment import EnvironmentUpdate
 from .export import ModelExport
 from .filtration import Filtration
@@ -22,5 +23,6 @@ __all__ = [
     "MaskGallery",
     "PreferenceWriter",
     "RewardReliability",
+    "CompletionTable",
     "ModelExport",
 ]

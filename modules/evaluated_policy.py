@@ -68,7 +68,10 @@ class EvaluatedPolicy(PolicyModule):
 
     def _log(self, split: str) -> None:
         """Every rank counts the samples of all, so that all log the same."""
-        measurement = measure(each_once(gather(self._judged)), self.evaluation.pass_at)
+        rows = each_once(gather(self._judged))
+        if not rows:
+            return
+        measurement = measure(rows, self.evaluation.pass_at)
         self._warn_of_faults(measurement)
         headlines = {f"pass@{k}" for k in self.evaluation.pass_at}
         for name, value in measurement.metrics().items():
