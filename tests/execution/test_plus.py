@@ -1,0 +1,156 @@
+"""HumanEval+ and MBPP+: the outputs come from the reference, beside the test, and inputs get their types back."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tamis.execution import Sandbox, Status, program
+from tamis.execution.benchmarks.restoring import restore, shapes_of
+
+HUMAN: dict[str, Any] = {
+    "task_id": "HumanEval/0",
+    "prompt": 'def half(x, log):\n    """Half of x; notes it in the log."""\n',
+    "entry_point": "half",
+    "canonical_solution": "    log.append(x)\n    return x / 2\n",
+    "base_input": [[1, []], [3.0, [2]]],
+    "plus_input": [[7, []]],
+    "atol": 0,
+    "contract": "",
+}
+MBPP: dict[str, Any] = {
+    "task_id": "Mbpp/1",
+    "prompt": '"""\nWrite a function to add tuples.\nassert add((1, 2), [3]) == (1, 2, 3)\n"""\n',
+    "entry_point": "add",
+    "canonical_solution": "def add(a, b):\n    return a + tuple(b)\n",
+    "base_input": [[[1, 2], [3]]],
+    "plus_input": [[[], []], [[4, [5]], [6]]],
+    "assertion": "assert add((1, 2), [3]) == (1, 2, 3)\n",
+    "atol": 0,
+}
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    with Sandbox(workers=1) as sandbox:
+        yield sandbox
+
+
+def _mbpp(name: str, reference: str, assertion: str, inputs: list[Any]) -> dict[str, Any]:
+    code = f"def {name}(x):\n    return {reference}\n"
+    changed = {"entry_point": name, "canonical_solution": code, "assertion": assertion}
+    return {**MBPP, **changed, "base_input": [], "plus_input": inputs}
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (HUMAN["canonical_solution"], Status.PASSED),
+        ("    return x / 2 + 1e-8\n", Status.PASSED),
+        ("    return x / 2 + 1e-3\n", Status.FAILED),
+        ("    return x / 2 if x < 7 else 3\n", Status.FAILED),
+        ("    return None\n", Status.FAILED),
+    ],
+)
+def test_humaneval_plus(body: str, status: Status, sandbox: Sandbox) -> None:
+    assert sandbox.run(program(HUMAN, body)).status is status
+
+
+def test_no_answer_sees_the_reference(sandbox: Sandbox) -> None:
+    made = program(HUMAN, "    return x / 2\n")
+    assert "log.append" not in made.source
+    assert sandbox.run(made).calls == 3
+
+
+def test_a_root_is_right_if_it_is_one(sandbox: Sandbox) -> None:
+    """The task of HumanEval/32: another root than the reference's is as good."""
+    row = {
+        **HUMAN,
+        "prompt": "def poly(xs, x):\n    return sum(c * x**i for i, c in enumerate(xs))\n\n\ndef find_zero(xs):\n",
+        "entry_point": "find_zero",
+        "canonical_solution": "    return 2.0\n",
+        "base_input": [[[-4, 0, 1]]],
+        "plus_input": [],
+    }
+    for root, passes in ((2.0, True), (-2.0, True), (1.99, False)):
+        assert sandbox.run(program(row, f"    return {root}\n")).passed is passes
+
+
+@pytest.mark.parametrize(
+    ("code", "status"),
+    [
+        (MBPP["canonical_solution"], Status.PASSED),
+        ("def add(a, b):\n    return list(a) + b\n", Status.FAILED),
+        ("def add(a, b):\n    return a + tuple(b) if a else ()\n", Status.PASSED),
+        ("def add(a, b):\n    return a + b\n", Status.ERROR),
+        ("def add(a, b):\n    return None\n", Status.FAILED),
+    ],
+)
+def test_mbpp_plus(code: str, status: Status, sandbox: Sandbox) -> None:
+    assert sandbox.run(program(MBPP, code)).status is status
+
+
+@pytest.mark.parametrize(
+    ("row", "answer", "passes"),
+    [
+        (_mbpp("Diff", "list(set(x))", "assert Diff([2, 1]) == [1, 2]", [[[3, 1]]]), "x[::-1] + x", True),
+        (_mbpp("Diff", "list(set(x))", "assert Diff([2, 1]) == [1, 2]", [[[3, 1]]]), "x[1:]", False),
+        (
+            _mbpp("f", "__import__('re').match('a', x)", "assert f('a')\nassert not f('b')", [["ac"], ["b"]]),
+            "x < 'b'",
+            True,
+        ),
+        (
+            _mbpp("f", "__import__('re').match('a', x)", "assert f('a')\nassert not f('b')", [["ac"], ["b"]]),
+            "True",
+            False,
+        ),
+        ({**_mbpp("f", "1 / x", "assert f(1) == 1", [[3]]), "atol": 1e-2}, "0.33", True),
+        ({**_mbpp("f", "1 / x", "assert f(1) == 1", [[3]]), "comparator": "float:1e-9"}, "0.33", False),
+    ],
+)
+def test_oracles(row: dict[str, Any], answer: str, passes: bool, sandbox: Sandbox) -> None:
+    code = f"import re\ndef {row['entry_point']}(x):\n    return {answer}\n"
+    assert sandbox.run(program(row, code)).passed is passes
+
+
+@pytest.mark.parametrize(
+    ("assertion", "given", "restored"),
+    [
+        ("f((1, 2))", [[3]], [(3,)]),
+        ("f([1, 2])", [[3]], [[3]]),
+        ("f([(1, 2)])", [[[3], []]], [[(3,), ()]]),
+        ("f((1, (2, 3)))", [[4, [5, [6, [7]]]]], [(4, (5, (6, (7,))))]),
+        ("f({1, 2})", [[3, 3]], [{3}]),
+        ("f([{1}, {}])", [[[3], []]], [[{3}, {}]]),
+        ("f({'a': (1, 2)})", [{"b": [3]}], [{"b": (3,)}]),
+        ("f({1: 'a'})", [{"2": "b"}], [{2: "b"}]),
+        ("f(2, 1j)", ["0.5", "-2j"], [0.5, complex("-2j")]),
+        ("f('a')", ["1"], ["1"]),
+        ("f(1 + 1, (2,))", [3, [4]], [3, (4,)]),
+        ("f((1,)) == 1 and f([1])", [[3]], [[3]]),
+        ("f((1,))", [[3], [4]], [(3,), [4]]),
+    ],
+)
+def test_inputs_get_their_types_back(assertion: str, given: list[Any], restored: list[Any]) -> None:
+    calls = [node for node in ast.walk(ast.parse(assertion)) if isinstance(node, ast.Call)]
+    shapes = [*shapes_of([call.args for call in calls]), None]
+    result = [restore(value, shape) for value, shape in zip(given, shapes, strict=False)]
+    assert repr(result) == repr(restored)  # 0.5 == Fraction(1, 2), (1,) != [1]: types and values
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**HUMAN, "base_input": [1]}, "'base_input' must be a list of argument lists"),
+        ({**HUMAN, "atol": "small"}, "'atol' must be a number"),
+        ({**HUMAN, "canonical_solution": "    return ("}, "'canonical_solution' is not Python"),
+        ({**MBPP, "assertion": "assert"}, "'assertion' is not Python"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(row: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        program(row, "")
