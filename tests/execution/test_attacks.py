@@ -16,11 +16,12 @@ import pytest
 
 from tamis.execution import Limits, Program, Sandbox, Status, Verdict
 from tamis.execution import sandbox as harness
-from tamis.execution.levels import STRONG, Level, try_level
+from tamis.execution.levels import STRONG, Level
 
 from .attacks import ABUSES, FORBIDDEN, LEGITIMATE, WRONG_ANSWERS, Case, in_process
 from .attacks.abuses import ABUSE_LIMITS
 from .attacks.leftovers import LEAVES, LOOKS, SEES, SETS
+from .attacks.machine import lacks
 from .attacks.traces import Scene, nothing_left
 
 CANARY = "canary-4f81c0d2"
@@ -51,9 +52,9 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def need(level: Level) -> Level:
-    """The level, if this machine has it; skips the test, with the reason, if not."""
-    if lacking := try_level(level):
-        pytest.skip(f"this machine does not have the level {level}: {lacking}")
+    """The level, if this machine can have it; skips the test, with the reason, if not."""
+    if lacking := lacks(level):
+        pytest.skip(f"the level {level} needs {lacking}")
     return level
 
 

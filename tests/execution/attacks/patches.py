@@ -378,6 +378,7 @@ PATCHES = (
                     setattr(module, key, lambda *a, **k: {"value": True, "nodes": [], "status": "passed"})
         def power(a, b): return 0
         """,
+        quick=False,  # the program falls silent
     ),
     Case(
         "patches what serves it, found by the garbage collector",
