@@ -154,3 +154,42 @@ def test_inputs_get_their_types_back(assertion: str, given: list[Any], restored:
 def test_rows_that_do_not_fit_are_refused(row: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         program(row, "")
+
+
+CLOSE = (
+    "import numpy as np\nfrom math import inf\n\n\ndef is_floats(x) -> bool:\n    if isinstance(x, np.ndarray):\n"
+    "        return x.dtype == np.float64 or x.dtype == np.float32\n    return isinstance(x, float)\n\n\n"
+    "def assertion(out, exp, atol):\n    if atol == 0 and is_floats(exp):\n        atol = 1e-6\n"
+    "    if out != exp and atol != 0:\n        assert np.allclose(out, exp, rtol=1e-07, atol=atol)\n"
+    "    else:\n        assert out == exp, f'out: {out}, exp: {exp}'\n\n\n"
+)
+
+
+@pytest.mark.parametrize(("answer", "passes"), [("x / 3", True), ("x / 3 + 1e-8", True), ("x / 3 + 1e-3", False)])
+def test_rows_of_the_hub(answer: str, passes: bool, sandbox: Sandbox) -> None:
+    """There, both have a whole program as their test, which imports numpy; none is beside a test."""
+    values = "inputs = [[3], [-1]]\nresults = [1.0, -0.3333333333333333]\n"
+    loop = "for i, (inp, exp) in enumerate(zip(inputs, results)):\n    assertion({}(*inp), exp, 0)\n"
+    check = "def check(candidate):\n" + "".join(
+        f"    {line}\n" for line in (values + loop.format("candidate")).splitlines()
+    )
+    human = {**HUMAN, "prompt": "def third(x):\n", "entry_point": "third", "test": CLOSE + check}
+    for key in ("base_input", "plus_input"):
+        del human[key]
+    mbpp = {
+        "task_id": 1,
+        "prompt": "Write third.",
+        "code": "def third(x):\n    return x / 3\n",
+        "test_imports": [],
+        "test_list": ["assert third(3) == 1.0"],
+        "test": CLOSE + values + loop.format("third"),
+    }
+    assert sandbox.run(program(human, f"    return {answer}\n")).passed is passes
+    assert sandbox.run(program(mbpp, f"def third(x):\n    return {answer}\n")).passed is passes
+
+
+def test_more_of_numpy_than_there_is_is_named() -> None:
+    row = {**HUMAN, "test": "import numpy as np\ndef check(f):\n    assert (np.array(f(1)) == np.zeros(2)).all()\n"}
+    del row["base_input"]
+    with pytest.raises(ValueError, match="its test uses array, zeros of numpy, which is not beside a test"):
+        program(row, "")

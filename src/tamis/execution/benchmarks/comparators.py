@@ -82,6 +82,34 @@ def compared(row: Row, test: str, names: tuple[str, ...]) -> tuple[str, str]:
     return f"{preamble()}{EQUAL} = {how}\n", new
 
 
+def without_numpy(row: Row, test: str, module: ast.Module) -> tuple[str, str]:
+    """What to put before a test of EvalPlus's, as the hub has them, and the test without its import of numpy.
+
+    Args:
+        row: The task.
+        test: Its test.
+        module: The test's syntax tree.
+
+    Raises:
+        ValueError: The test uses more of numpy than such tests do.
+    """
+    imports = [node for node in ast.walk(module) if isinstance(node, ast.Import) and node.names[0].name == "numpy"]
+    if not imports:
+        return "", test
+    alias = imports[0].names[0].asname or "numpy"
+    attributes = [node for node in ast.walk(module) if isinstance(node, ast.Attribute)]
+    asked = {node.attr for node in attributes if isinstance(node.value, ast.Name) and node.value.id == alias}
+    if not all(hasattr(judging.Numpy, name) for name in asked):
+        unknown = sorted(name for name in asked if not hasattr(judging.Numpy, name))
+        raise ValueError(
+            f"{called(row)}: its test uses {', '.join(unknown)} of numpy, which is not beside a test; write it without."
+        )
+    rows = test.split("\n")
+    for node in imports:
+        rows[node.lineno - 1] = rows[node.lineno - 1][: node.col_offset] + "pass"
+    return f"{preamble()}{alias} = {attribute('Numpy')}\n", "\n".join(rows)
+
+
 def _tolerance(row: Row, given: str) -> float:
     try:
         tolerance = float(given) if given else DEFAULT_TOLERANCE

@@ -9,7 +9,7 @@ import warnings
 from ..extraction import clean, defines, find_code
 from ..programs import Program
 from .asserts import definitions
-from .comparators import compared
+from .comparators import compared, without_numpy
 from .rows import Row, name, text, tree
 
 MARGIN = "    "
@@ -31,8 +31,9 @@ def humaneval(problem: Row, completion: str) -> Program:
     module = tree(problem, "test", test)
     if "check" in definitions(module) and not _is_called(module, "check"):
         test = f"{test}\ncheck({entry_point})"
+    numbers, test = without_numpy(problem, test, module)
     before, test = compared(problem, test, (entry_point, *_parameters(module, "check")))
-    prelude = _runnable(text(problem, "prompt")) + before
+    prelude = _runnable(text(problem, "prompt")) + numbers + before
     return Program(source, test, prelude, (entry_point,), extracted=extracted)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import cmath
 import copy
-import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -65,7 +64,8 @@ def as_published(tolerance: float) -> Compare:
 
     def compare(actual: Any, expected: Any) -> bool:  # noqa: ANN401
         allowed = tolerance or (1e-6 if _are_floats(expected) else 0.0)
-        return exact(actual, expected) or (allowed > 0 and _within(actual, expected, allowed))
+        same_type = type(actual) is type(expected)
+        return exact(actual, expected) or (allowed > 0 and same_type and _within(actual, expected, allowed, 1e-7))
 
     return compare
 
@@ -78,6 +78,30 @@ def same_set(actual: Any, expected: Any) -> bool:  # noqa: ANN401
 def same_truth(actual: object, expected: object) -> bool:
     """Both count as true, or both as false."""
     return bool(actual) == bool(expected)
+
+
+class Testing:
+    """What EvalPlus's tests use of ``numpy.testing``."""
+
+    @staticmethod
+    def assert_allclose(actual: object, expected: object, rtol: float = 1e-7, atol: float = 0.0) -> None:
+        """Raises AssertionError unless the values are close; NaN is close to NaN."""
+        assert _within(actual, expected, atol, rtol), f"{actual!r:.{SHOWN}} instead of {expected!r:.{SHOWN}}"
+
+
+class Numpy:
+    """What EvalPlus's tests use of numpy, for answers that are plain data; numpy itself is not beside a test."""
+
+    testing = Testing
+    float32 = float64 = None
+
+    class ndarray:
+        """No answer is one: arrays are no data."""
+
+    @staticmethod
+    def allclose(actual: object, expected: object, rtol: float = 1e-5, atol: float = 1e-8) -> bool:
+        """Whether two numbers, or lists of them, differ by no more than the tolerances."""
+        return _within(actual, expected, atol, rtol)
 
 
 def judge(function: Callable[..., Any], cases: Sequence[tuple[Any, Any]], compare: Compare) -> None:
@@ -115,15 +139,16 @@ def _are_floats(value: object) -> bool:
     )
 
 
-def _within(actual: Any, expected: Any, allowed: float) -> bool:  # noqa: ANN401
+def _within(actual: Any, expected: Any, absolute: float, relative: float) -> bool:  # noqa: ANN401
     if isinstance(expected, (list, tuple)):
-        same_shape = type(actual) is type(expected) and len(actual) == len(expected)
-        return same_shape and all(_within(one, other, allowed) for one, other in zip(actual, expected, strict=True))
-    if type(actual) is not type(expected) or not isinstance(expected, (int, float, complex)):
+        if not isinstance(actual, (list, tuple)) or len(actual) != len(expected):
+            return False
+        return all(_within(one, other, absolute, relative) for one, other in zip(actual, expected, strict=True))
+    if not isinstance(actual, (int, float, complex)) or not isinstance(expected, (int, float, complex)):
         return exact(actual, expected)
-    if isinstance(expected, float) and math.isnan(expected):
-        return math.isnan(actual)
-    return bool(abs(actual - expected) <= allowed + 1e-7 * abs(expected)) or exact(actual, expected)
+    if expected != expected:  # NaN
+        return actual != actual
+    return exact(actual, expected) or abs(actual - expected) <= absolute + relative * abs(expected)
 
 
 def _hashable(value: object) -> object:

@@ -7,7 +7,7 @@ import ast
 from ..extraction import extract_code, find_code
 from ..programs import Program
 from .asserts import asked_for_truth_only, definitions, entry_points, missing_modules, used_names
-from .comparators import compared
+from .comparators import compared, without_numpy
 from .rows import Row, called, lines, text, tree
 
 TRUTH = "truth_of_{name}"
@@ -17,7 +17,8 @@ def mbpp(problem: Row, completion: str) -> Program:
     """An MBPP row and an answer to it.
 
     Takes the full set (``test_list``, ``test_setup_code``), the sanitised one (``test_list``, ``test_imports``) and
-    DeepSeek's copy of the test split (the asserts in ``test``). As is usual, ``challenge_test_list`` is not run.
+    DeepSeek's copy of the test split (the asserts in ``test``), and MBPP+ as the hub has it (a whole program in
+    ``test``). As is usual, ``challenge_test_list`` is not run.
     What the test may use of the answer are the functions and classes of the row's reference ``code`` that the asserts
     name; without a reference, the names that the asserts leave undefined.
 
@@ -35,7 +36,13 @@ def mbpp(problem: Row, completion: str) -> Program:
     names = entry_names(problem, tests, setup)
     code = find_code(completion, names)
     source = "\n".join([*imports, extract_code(completion, names) if code is None else code])
-    before, asserts = compared(problem, asserts, names)
+    before = numbers = ""
+    if (
+        isinstance(problem.get("test"), str) and "test_list" in problem
+    ):  # MBPP+ as the hub has it: more than the asserts
+        numbers, asserts = without_numpy(problem, problem["test"], tree(problem, "test", problem["test"]))
+    if "comparator" in problem:
+        before, asserts = compared(problem, asserts, names)
     if uses(setup, names):  # it builds arguments of the candidate's classes, which only the candidate has
         source, names = f"{source}\n{setup}", (*names, *definitions(tree(problem, "test_setup_code", setup)))
         setup = ""
@@ -43,7 +50,7 @@ def mbpp(problem: Row, completion: str) -> Program:
     names = tuple(TRUTH.format(name=name) if name in truths else name for name in names)
     renamed = [f"{name} = {TRUTH.format(name=name)}" for name in truths]
     test = "\n".join([*imports, *renamed, *([setup] if setup else []), asserts])
-    prelude = "".join(f"import {module}\n" for module in missing_modules(tests)) + before
+    prelude = "".join(f"import {module}\n" for module in missing_modules(tests)) + numbers + before
     return Program(source, test, prelude, names, extracted=code is not None)
 
 
