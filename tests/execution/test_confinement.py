@@ -38,7 +38,7 @@ def call(x86, arm, *arguments):
 
 def run(body, writer):
     if "limits" in layers:
-        confinement.set_limits(1, 512, 1, 16)
+        confinement.set_limits(confinement.resource_limits(1, 512, 1, 16))
     if "seccomp" in layers:
         syscalls.install()
     scope = {**globals(), "result": None}
@@ -66,6 +66,9 @@ def child(body):
     return f"signal {-code}" if code < 0 else told
 
 syscalls = confinement.SyscallFilter(confinement.filter_program(os.uname().machine))
+if "limits" in layers:
+    confinement.share_one_arena()
+    limits = confinement.resource_limits(1, 512, 1, 16)
 if "user" in layers and os.getuid() == 0:
     os.setresuid(54321, 54321, 54321)
 if "privileges" in layers:
@@ -252,7 +255,7 @@ def test_limits_end_what_goes_too_far() -> None:
 def test_limits_are_lowered_to_the_machines_own() -> None:
     body = (
         "resource.setrlimit(resource.RLIMIT_NOFILE, (12, 12))\nresource.setrlimit(resource.RLIMIT_CPU, (2, 2))\n"
-        "confinement.set_limits(30, 1024, 1, 32)\n"
+        "confinement.set_limits(confinement.resource_limits(30, 1024, 1, 32))\n"
         "result = resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CPU)"
     )
     assert confined((), {"clamped": body})["clamped"] == "((12, 12), (2, 2))"
@@ -263,12 +266,12 @@ def test_failures_name_the_layer() -> None:
     bodies = {
         "filter": catch.format("confinement.SyscallFilter(b'\\xff' * 8).install()"),
         "rehearsal": catch.format("confinement.SyscallFilter(b'\\xff' * 8).rehearse()"),
-        "limits": catch.format("confinement.set_limits(1 << 70, 1, 1, 1)"),
+        "limits": catch.format("confinement.set_limits(confinement.resource_limits(1 << 70, 1, 1, 1))"),
     }
     found = confined(("privileges",), bodies)
     assert "seccomp: the kernel refused the filter: Invalid argument" in found["filter"]
     assert "seccomp: a child could not install the filter: Invalid argument" in found["rehearsal"]
-    assert "resource limits: RLIMIT_CPU = 1180591620717411303424" in found["limits"]
+    assert "resource limits: limit 0 = (1180591620717411303424" in found["limits"]
 
 
 def test_the_filter_needs_no_new_privileges_first() -> None:

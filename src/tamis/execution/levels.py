@@ -49,8 +49,8 @@ class SandboxUnavailableError(RuntimeError):
     """This machine cannot give the isolation that was asked for."""
 
 
-def choose_level(isolation: Isolation) -> Level:
-    """The level to run at.
+def open_worker(isolation: Isolation) -> Worker:
+    """A started worker that has proved itself, at the level asked for.
 
     Args:
         isolation: A level, or ``auto`` for the strongest that works here and is a security boundary.
@@ -61,13 +61,12 @@ def choose_level(isolation: Isolation) -> Level:
     """
     if isolation not in get_args(Isolation):
         raise ValueError(f"isolation is {isolation!r}; choose one of {', '.join(map(repr, get_args(Isolation)))}.")
-    wanted = STRONG if isolation == "auto" else (isolation,)
-    reasons = {}
-    for level in wanted:
-        reasons[level] = try_level(level)
-        if not reasons[level]:
-            return level
-    missing = "; ".join(f"{level}: {reason}" + _fix(level) for level, reason in reasons.items())
+    reasons: dict[Level, str] = {}
+    for level in STRONG if isolation == "auto" else (isolation,):
+        worker, reasons[level] = _try(level)
+        if worker is not None:
+            return worker
+    missing = "; ".join(f"{level}: {reason}{_fix(level)}" for level, reason in reasons.items())
     advice = (
         " With isolation='process' programs run without a sandbox, under resource limits only: for code that you trust."
         if isolation == "auto"
@@ -78,22 +77,34 @@ def choose_level(isolation: Isolation) -> Level:
 
 def try_level(level: Level) -> str:
     """Runs known programs at a level (a tenth of a second); returns what is wrong, empty if all is well."""
+    worker, reason = _try(level)
+    if worker is not None:
+        worker.stop()
+    return reason
+
+
+def _try(level: Level) -> tuple[Worker | None, str]:
     bwrap = find_bubblewrap() if level == "namespace" else None
     if level == "namespace" and bwrap is None:
-        return "there is no program `bwrap`"
-    programs = {_RIGHT: Status.PASSED, _WRONG: Status.FAILED}
-    if level != "process":
-        programs[_CONFINED] = Status.PASSED
-    if level == "namespace":
-        programs[_EMPTY_ROOT] = Status.PASSED
-    worker = Worker(Limits(), level, bwrap)
+        return None, "there is no program `bwrap`"
+    worker = Worker(level, bwrap)
     try:
         worker.start()
-        verdicts = [(worker.run(program), status) for program, status in programs.items()]
+        reason = _self_test(worker)
     except (WorkerLostError, OSError) as error:
-        return str(error)
-    finally:
+        reason = str(error)
+    if reason:
         worker.stop()
+    return (None if reason else worker), reason
+
+
+def _self_test(worker: Worker) -> str:
+    programs = {_RIGHT: Status.PASSED, _WRONG: Status.FAILED}
+    if worker.level != "process":
+        programs[_CONFINED] = Status.PASSED
+    if worker.level == "namespace":
+        programs[_EMPTY_ROOT] = Status.PASSED
+    verdicts = [(worker.run(program, Limits()), status) for program, status in programs.items()]
     return next((_tell(verdict, status) for verdict, status in verdicts if verdict.status is not status), "")
 
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from .bubblewrap import find_bubblewrap
-from .levels import Isolation, Level, choose_level
+from .levels import Isolation, open_worker
 from .programs import Limits, Program, Status, Verdict
 from .server_process import WorkerLostError
 from .worker import Worker
@@ -54,7 +54,8 @@ class Sandbox:
     def __init__(self, workers: int = 2, isolation: Isolation = "auto", limits: Limits = DEFAULT_LIMITS) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}; the sandbox needs at least 1.")
-        self.level: Level = choose_level(isolation)
+        first = open_worker(isolation)
+        self.level = first.level
         if self.level == "process":
             warnings.warn(
                 "isolation='process' is not a sandbox: programs can read your files, use the network and kill your "
@@ -66,7 +67,7 @@ class Sandbox:
         self._closed = False
         self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         bwrap = find_bubblewrap() if self.level == "namespace" else None
-        self._workers = [Worker(limits, self.level, bwrap) for _ in range(workers)]
+        self._workers = [first, *(Worker(self.level, bwrap) for _ in range(workers - 1))]
         # One thread for the whole life of a worker: Linux ties a server's death to the THREAD that started it.
         self._threads = [threading.Thread(target=self._drive, args=(worker,), daemon=True) for worker in self._workers]
         for thread in self._threads:
@@ -148,7 +149,7 @@ class Sandbox:
             try:
                 worker.start()
                 if not self._closed:  # asked after the start: from here on, close() can interrupt the worker
-                    return worker.run(program)
+                    return worker.run(program, self.limits)
             except WorkerLostError as lost:
                 reason = str(lost)
                 worker.stop()

@@ -1,4 +1,4 @@
-"""One fork server as the parent sees it: a process and a socket."""
+"""One server as the parent sees it: a process and a socket."""
 
 from __future__ import annotations
 
@@ -22,23 +22,24 @@ ARGUMENTS = ("-P", "-s", "-S", "-B")
 ENVIRONMENT = {"PYTHONHASHSEED": "0"}
 GUEST = Path(wire.__file__).resolve().parent
 # The path entry is taken back at once, so that no program finds this package by it.
-BOOTSTRAP = f"import sys; sys.path.append({str(GUEST.parent)!r}); from guest.server import main; sys.path.pop(); main()"
+BOOTSTRAP = "import sys; sys.path.append({path!r}); from guest.{role}_server import main; sys.path.pop(); main()"
 START_S = 60.0  # on a machine so busy that an interpreter takes long to start
+TESTER_MEMORY_MB = 4096
 SEND_S = 5.0
-STOP_S = 3.0
+STOP_S = 0.5  # it ends by itself when hung up on, unless a test keeps it
 
 Role = Literal["candidate", "tester"]
 
 
 class WorkerLostError(RuntimeError):
-    """A fork server died, fell silent, or was told to stop."""
+    """A server died, fell silent, or was told to stop."""
 
 
 class ServerProcess:
-    """One fork server, started on first use.
+    """One server, started on first use.
 
     Args:
-        role: Whether its children run candidates or tests.
+        role: Whether it runs candidates or tests.
         level: The isolation.
         bwrap: The program that makes the namespaces; needed by the level ``namespace`` only.
     """
@@ -60,11 +61,12 @@ class ServerProcess:
         """Starts the process unless it runs; does not wait for it."""
         if self._process is not None:
             return
-        if self._level == "process":  # elsewhere no program can write a file
+        if self._level == "process" and self._role == "candidate":  # elsewhere no program can write a file
             self._folder = tempfile.mkdtemp(prefix="tamis-")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         self._channel, theirs = socket.socketpair()
-        command = [sys.executable, *ARGUMENTS, "-c", BOOTSTRAP, self._role, self._level]
+        bootstrap = BOOTSTRAP.format(path=str(GUEST.parent), role=self._role)
+        command = [sys.executable, *ARGUMENTS, "-c", bootstrap, self._level, str(TESTER_MEMORY_MB)]
         if self._level == "namespace":
             command = wrap(command, [GUEST], self._bwrap or "bwrap")
         with theirs:
@@ -121,21 +123,23 @@ class ServerProcess:
         if self._channel is not None:
             self._channel.close()
 
-    def stop(self) -> None:
-        """Ends the server and its child, and removes its folder. May be called twice."""
+    def stop(self) -> int | None:
+        """Ends the server and its child, and removes its folder; returns its exit code. May be called twice."""
         self.hang_up()
+        code = None
         if self._process is not None:
             try:
-                self._process.wait(STOP_S)
+                code = self._process.wait(STOP_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait()
+                code = self._process.wait()
         if self._log is not None:
             self._log.close()
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._process = self._channel = self._log = None
         self._folder, self._ready = "", False
+        return code
 
     def last_words(self) -> str:
         """The last line that the server wrote to its standard error."""

@@ -1,14 +1,10 @@
-"""The parent's handle on one worker: two fork servers, the conversation about one program, and its verdict."""
+"""The parent's handle on one worker: two servers, the conversation about one program, and its verdict."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import select
 import signal
 import socket
 import time
-from dataclasses import asdict
 from typing import Any
 
 from .guest import wire
@@ -18,24 +14,22 @@ from .server_process import ServerProcess, WorkerLostError
 GRACE_S = 1.0  # beyond the deadline, for killing the program and telling of it
 PATIENCE_S = 0.2
 MEMORY_SHARE = 0.8  # of the limit: a process that dies above it died of it
-OUTCOME_BYTES = 1 << 16
-TESTER_CPU_FACTOR, TESTER_MEMORY_MB = 2.0, 4096  # of the test: trusted code, that an odd answer may make slow
+TEST_CPU_FACTOR = 2.0  # of the program's: a test is trusted, but an odd answer may make it slow
 RECYCLE_AFTER = 5000  # programs, so that whatever a server may gather in its life stays small
 
 Report = dict[str, Any]
 
 
 class Worker:
-    """Runs one program at a time. Used by one thread, except for ``interrupt``.
+    """Runs one program at a time. Used by one thread at a time, except for ``interrupt``.
 
     Args:
-        limits: What each program may use.
         level: The isolation, copied into each verdict.
         bwrap: The program that makes the namespaces; needed by the level ``namespace`` only.
     """
 
-    def __init__(self, limits: Limits, level: str, bwrap: str | None = None) -> None:
-        self._limits, self._level = limits, level
+    def __init__(self, level: str, bwrap: str | None = None) -> None:
+        self.level = level
         self._candidates = ServerProcess("candidate", level, bwrap)
         self._testers = ServerProcess("tester", level, bwrap)
         self._served = 0
@@ -59,7 +53,7 @@ class Worker:
         for server in self.servers:
             server.wait_until_ready()
 
-    def run(self, program: Program) -> Verdict:
+    def run(self, program: Program, limits: Limits) -> Verdict:
         """Runs one program on the started servers.
 
         Raises:
@@ -67,15 +61,13 @@ class Worker:
         """
         self._served += 1
         start = time.monotonic()
-        deadline = start + self._limits.wall_s + GRACE_S
         try:
-            outcome, candidate, tester = self._converse(program, deadline)
+            outcome, candidate = self._converse(program, limits, start + limits.wall_s + GRACE_S)
         except (OSError, wire.BadMessageError) as error:  # among them TimeoutError and BrokenPipeError
             words = "".join(server.last_words() for server in self.servers)
-            raise WorkerLostError(f"a fork server did not answer: {error}{words}") from error
-        status, detail = decide(outcome, candidate, tester, self._limits)
-        calls = 0 if outcome is None else int(outcome["calls"])
-        return Verdict(status, detail, candidate["cpu_s"], time.monotonic() - start, self._level, calls)
+            raise WorkerLostError(f"a server did not answer: {error}{words}") from error
+        status, detail = decide(outcome, candidate, limits)
+        return Verdict(status, detail, candidate["cpu_s"], time.monotonic() - start, self.level, int(outcome["calls"]))
 
     def interrupt(self) -> None:
         """Hangs up, from any thread: a waiting ``run`` raises, and the servers kill their programs and end."""
@@ -90,64 +82,40 @@ class Worker:
         for server in self.servers:
             server.stop()
 
-    def _converse(self, program: Program, deadline: float) -> tuple[wire.Message | None, Report, Report]:
-        """Connects a candidate with its tester; returns the test's outcome, if any, and how both processes ended."""
-        limits = asdict(self._limits)
-        test_limits = limits | {
-            "cpu_s": TESTER_CPU_FACTOR * self._limits.cpu_s,
-            "memory_mb": max(TESTER_MEMORY_MB, self._limits.memory_mb),
-        }
-        job = asdict(program) | {"limits": test_limits}
-        with contextlib.ExitStack() as stack:
-            theirs, ours = (stack.enter_context(end) for end in socket.socketpair())
-            reader, writer = os.pipe()
-            stack.callback(os.close, reader)
-            try:
-                self._candidates.send({"limits": limits}, [theirs.fileno()])
-                self._testers.send(job, [ours.fileno(), writer])
-            finally:
-                os.close(writer)
-                theirs.close()
-                ours.close()
-            outcome = _read_outcome(reader, deadline)
+    def _converse(self, program: Program, limits: Limits, deadline: float) -> tuple[Report, Report]:
+        """Connects a candidate with its test; returns what the test found, and how the candidate ended."""
+        known = vars(limits)
+        theirs, ours = socket.socketpair()
+        with theirs, ours:
+            self._candidates.send({"limits": known}, [theirs.fileno()])
+            job = vars(program) | {"limits": known | {"test_cpu_s": TEST_CPU_FACTOR * limits.cpu_s}}
+            self._testers.send(job, [ours.fileno()])
+        outcome = self._test_outcome(limits, deadline)
         # A candidate that hung up is most often about to end: how it ends is worth waiting for.
-        hung_up = outcome is not None and outcome["status"] == "crashed"
-        for server in self.servers:
-            server.send({"patience_s": PATIENCE_S if hung_up else 0.0})
-        return outcome, self._candidates.receive(deadline), self._testers.receive(deadline)
+        self._candidates.send({"patience_s": PATIENCE_S if outcome["status"] == "crashed" else 0.0})
+        return outcome, self._candidates.receive(deadline)
+
+    def _test_outcome(self, limits: Limits, deadline: float) -> Report:
+        try:
+            return self._testers.receive(deadline)
+        except TimeoutError:  # the candidate has been ended by now, so it is the test itself
+            self._testers.stop()
+            return {"status": "timeout", "detail": f"over {limits.wall_s:g} s of wall time in the test", "calls": 0}
+        except WorkerLostError:
+            if self._testers.stop() != -signal.SIGPROF:  # what the timer of its CPU time sends
+                raise
+            limit = TEST_CPU_FACTOR * limits.cpu_s
+            return {"status": "timeout", "detail": f"over {limit:g} s of CPU time in the test", "calls": 0}
 
 
-def _read_outcome(reader: int, deadline: float) -> wire.Message | None:
-    """What the tester wrote; None if it ended without a word."""
-    poller = select.poll()
-    poller.register(reader, select.POLLIN)
-    text = b""
-    while not text.endswith(b"\n"):
-        if not poller.poll(max(deadline - time.monotonic(), 0.0) * 1000):
-            raise TimeoutError("no outcome in time")
-        chunk = os.read(reader, OUTCOME_BYTES)
-        if not chunk:
-            return None
-        text += chunk
-    return wire.parse(text)
-
-
-def decide(outcome: wire.Message | None, candidate: Report, tester: Report, limits: Limits) -> tuple[Status, str]:
-    """Status and detail from what the test found and how the two processes ended.
-
-    Raises:
-        WorkerLostError: The tester ended without an outcome, which says nothing about the program.
-    """
-    if outcome is not None and outcome["status"] != "crashed":
+def decide(outcome: Report, candidate: Report, limits: Limits) -> tuple[Status, str]:
+    """Status and detail from what the test found and, where it was left alone, from how the candidate ended."""
+    if outcome["status"] != "crashed":
         return Status(outcome["status"]), outcome["detail"]
-    if "wall" in (candidate["reason"], tester["reason"]):
+    if candidate["reason"] == "wall":
         return Status.TIMEOUT, f"over {limits.wall_s:g} s of wall time"
     if candidate["reason"] == "cpu":
         return Status.TIMEOUT, f"over {limits.cpu_s:g} s of CPU time"
-    if tester["reason"] == "cpu":
-        return Status.TIMEOUT, f"over {TESTER_CPU_FACTOR * limits.cpu_s:g} s of CPU time in the test"
-    if outcome is None:
-        raise WorkerLostError(f"the test's process ended without an outcome (exit code {tester['code']})")
     return (Status.CRASHED, outcome["detail"]) if outcome["detail"] else _how_it_ended(candidate, limits)
 
 

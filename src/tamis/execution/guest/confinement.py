@@ -1,9 +1,9 @@
 """The layers that a child of the candidate server is confined by: capabilities, Landlock, seccomp, resource limits.
 
 Each function turns one layer on for this process and for all that it forks, and there is no way back. In the server,
-once, after its preload: ``filter_program``, ``drop_privileges``, ``restrict_with_landlock``, in this order. In each
-forked child: ``set_limits``, and last of all ``SyscallFilter.install``, which forbids the others. Whatever cannot be
-turned on raises OSError that names the layer.
+once, after its preload: ``share_one_arena``, ``filter_program``, ``drop_privileges``, ``restrict_with_landlock``, in
+this order. In each forked child: ``set_limits``, and last of all ``SyscallFilter.install``, which forbids the others.
+Whatever cannot be turned on raises OSError that names the layer.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import errno
 import os
 import resource
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -200,47 +201,56 @@ class SyscallFilter:
 # ---- resource limits -------------------------------------------------------------------------------------------------
 
 
-def set_limits(cpu_s: int, memory_mb: int, file_mb: int, open_files: int) -> None:
-    """Limits what this process may use, each limit lowered to what the machine allows at most.
+ResourceLimit = tuple[int, tuple[int, int]]
+
+
+def resource_limits(cpu_s: int, memory_mb: int, file_mb: int, open_files: int) -> list[ResourceLimit]:
+    """Arguments for ``resource.setrlimit``, each limit lowered to what the machine allows at most.
 
     Args:
         cpu_s: CPU time in whole seconds: SIGXCPU then, SIGKILL a second later.
         memory_mb: Address space in MiB (macOS does not offer this limit).
         file_mb: Size of any one file that it writes, in MiB.
         open_files: Number of open files.
+    """
+    mega = 1 << 20
+    wanted = [
+        (resource.RLIMIT_CPU, cpu_s, cpu_s + 1),
+        (resource.RLIMIT_FSIZE, file_mb * mega, file_mb * mega),
+        (resource.RLIMIT_NOFILE, open_files, open_files),
+        (resource.RLIMIT_CORE, 0, 0),
+        (resource.RLIMIT_STACK, STACK_BYTES, STACK_BYTES),
+    ]
+    if sys.platform != "darwin":
+        wanted.append((resource.RLIMIT_AS, memory_mb * mega, memory_mb * mega))
+    limits = []
+    for kind, soft, hard in wanted:
+        ceiling = resource.getrlimit(kind)[1]
+        if ceiling != resource.RLIM_INFINITY:
+            soft, hard = min(soft, ceiling), min(hard, ceiling)
+        limits.append((kind, (soft, hard)))
+    return limits
+
+
+def set_limits(limits: Sequence[ResourceLimit]) -> None:
+    """Sets what ``resource_limits`` gave.
 
     Raises:
         OSError: The system refused a limit.
     """
-    mega = 1 << 20
-    _set_limit("CPU", cpu_s, cpu_s + 1)
-    _set_limit("FSIZE", file_mb * mega)
-    _set_limit("NOFILE", open_files)
-    _set_limit("CORE", 0)
-    _set_limit("STACK", STACK_BYTES)
-    if sys.platform != "darwin":
-        _share_one_arena()
-        _set_limit("AS", memory_mb * mega)
+    for kind, values in limits:
+        try:
+            resource.setrlimit(kind, values)
+        except (OSError, ValueError, OverflowError) as error:
+            code = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
+            raise OSError(code, f"resource limits: limit {kind} = {values} was refused: {error}") from error
 
 
-def _share_one_arena() -> None:
-    """Lets all threads allocate from one place.
+def share_one_arena() -> None:
+    """Lets all threads of this process, and of those it forks, allocate from one place.
 
     glibc reserves 64 MiB of address space for each thread that finds the others busy: as many threads as fit into the
     limit on an idle machine would then not start on a busy one.
     """
     if hasattr(LIBC, "mallopt"):  # musl has none, and no such reserves
         LIBC.mallopt(M_ARENA_MAX, 1)
-
-
-def _set_limit(name: str, soft: int, hard: int | None = None) -> None:
-    kind = getattr(resource, f"RLIMIT_{name}")
-    top = soft if hard is None else hard
-    try:
-        ceiling = resource.getrlimit(kind)[1]
-        if ceiling != resource.RLIM_INFINITY:
-            soft, top = min(soft, ceiling), min(top, ceiling)
-        resource.setrlimit(kind, (soft, top))
-    except (OSError, ValueError, OverflowError) as error:
-        code = error.errno if isinstance(error, OSError) and error.errno else errno.EINVAL
-        raise OSError(code, f"resource limits: RLIMIT_{name} = {soft} was refused: {error}") from error

@@ -6,7 +6,6 @@ arguments, never what is expected.
 
 from __future__ import annotations
 
-import ast
 import builtins
 import select
 import socket
@@ -188,6 +187,8 @@ def rebuild_error(reply: Message) -> BaseException:
 
 def free_names(test: str, prelude: str) -> tuple[str, ...]:
     """The names that the test uses and neither it, the prelude nor Python defines: those it expects of the program."""
+    import ast  # half of what this process loads, and only for tests that come without names
+
     used: set[str] = set()
     known = set(dir(builtins))
     for tree in (ast.parse(prelude), ast.parse(test)):

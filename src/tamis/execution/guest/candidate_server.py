@@ -1,63 +1,67 @@
-"""A fork server: a small, clean interpreter that forks a prepared child for each program, watches it, and reports.
+"""The candidate server: a small, clean interpreter that forks a confined child for each program, and watches it.
 
-Each worker has two: one whose children run candidates and which never sees a test, and one whose children run tests.
-Built from the standard library alone: it must start in milliseconds and stay small, because every fork copies its page
-tables. The parent's side is ``worker.py``; requests come over a socket that is the server's standard input.
+It never sees a test: not even the memory that its children inherit holds one. Built from the standard library alone: it
+must start in milliseconds and stay small, because every fork copies its page tables. The parent's side is
+``worker.py``; requests come over a socket that is the server's standard input.
 """
 
 from __future__ import annotations
 
-import ctypes
+import _socket
 import gc
-import json
 import math
 import os
 import random
 import select
-import signal
 import socket
 import sys
 import time
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from . import candidate, tester
+from . import candidate
 from .children import Child, remove
-from .confinement import SyscallFilter, drop_privileges, filter_program, restrict_with_landlock, set_limits
+from .confinement import (
+    ResourceLimit,
+    SyscallFilter,
+    drop_privileges,
+    filter_program,
+    resource_limits,
+    restrict_with_landlock,
+    set_limits,
+    share_one_arena,
+)
+from .process import PR_SET_CHILD_SUBREAPER, die_with_parent, fork, set_process_option, take_channel
 from .wire import Message, receive, send
 
-CHANNEL_FD, OUTCOME_FD = 3, 4
+CHANNEL_FD = 3
 MAX_WAIT_S = 10.0
 TICK_S = 0.02  # how often the child's CPU time is read at least, so by how much a program may overrun its limit
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 # All that a program may import where it cannot open files: what answers to programming tasks are seen to use.
 PRELOAD = (
     "abc array ast asyncio base64 binascii bisect builtins calendar cmath collections collections.abc colorsys "
     "concurrent.futures contextlib copy csv dataclasses datetime decimal difflib enum errno fractions functools gc "
     "graphlib hashlib heapq html io itertools json keyword locale logging math numbers operator pprint queue random re "
-    "secrets statistics string struct sys tempfile textwrap threading time timeit traceback types typing unicodedata "
+    "secrets statistics string struct sys textwrap threading time timeit traceback types typing unicodedata "
     "unittest urllib.parse uuid warnings weakref zlib"
 )
 
 
 def main() -> None:
     """Serves requests until the parent process hangs up."""
-    role, level = sys.argv[1:3]
-    set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
+    level = sys.argv[1]
+    die_with_parent()
     set_process_option(PR_SET_CHILD_SUBREAPER, 1)
-    channel = socket.socket(fileno=os.dup(0))
-    null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.close(null)
-    os.environ.clear()
+    channel = take_channel()
     for name in PRELOAD.split():
         __import__(name)
-    confined = role == "candidate" and level != "process"
-    syscall_filter = confine_server() if confined else None
+    syscall_filter = None if level == "process" else confine_server()
+    random.seed(0)  # or a program that draws without a seed would differ from run to run
+    share_one_arena()
     gc.collect()
     gc.disable()
     gc.freeze()  # or the first collection in a child would copy every page
-    send(channel, {"ready": role})
-    Server(channel, role, syscall_filter, os.getcwd() if level == "process" else "").serve()
+    send(channel, {"ready": True})
+    Server(channel, syscall_filter, os.getcwd() if level == "process" else "").serve()
 
 
 def confine_server() -> SyscallFilter:
@@ -65,13 +69,8 @@ def confine_server() -> SyscallFilter:
     syscall_filter = SyscallFilter(filter_program(os.uname().machine))
     drop_privileges()
     restrict_with_landlock()
+    syscall_filter.rehearse()
     return syscall_filter
-
-
-def set_process_option(option: int, value: int) -> None:
-    """Linux's prctl; nothing elsewhere."""
-    if sys.platform == "linux" and ctypes.CDLL(None).prctl(option, value, 0, 0, 0) != 0:
-        raise OSError(f"prctl({option}, {value}) was refused")
 
 
 class Server:
@@ -79,14 +78,15 @@ class Server:
 
     Args:
         channel: The socket to the parent process.
-        role: ``candidate`` or ``tester``.
-        syscall_filter: Installed in candidates; None leaves them without.
+        syscall_filter: Installed in each child; None leaves them without.
         folder: Where each child gets an empty folder of its own to work in; empty gives none.
     """
 
-    def __init__(self, channel: socket.socket, role: str, syscall_filter: SyscallFilter | None, folder: str) -> None:
-        self.channel, self.role, self.syscall_filter = channel, role, syscall_filter
+    def __init__(self, channel: socket.socket, syscall_filter: SyscallFilter | None, folder: str) -> None:
+        self.channel, self.syscall_filter = channel, syscall_filter
         self.folder = folder and os.path.join(folder, "run")
+        self._limits: Message = {}
+        self._resource_limits: list[ResourceLimit] = []
 
     def serve(self) -> None:
         """Answers each request with one report, until the parent process hangs up."""
@@ -104,10 +104,15 @@ class Server:
     def run(self, request: Message, files: list[int]) -> Message | None:
         """Runs one child to its end; None when the parent process has gone meanwhile."""
         limits = request["limits"]
+        if limits != self._limits:
+            # Behind this server, which counts CPU time in fractions of a second.
+            cpu_s = math.ceil(limits["cpu_s"]) + 1
+            self._resource_limits = resource_limits(cpu_s, limits["memory_mb"], limits["file_mb"], limits["open_files"])
+            self._limits = limits
         if self.folder:
             os.mkdir(self.folder, 0o700)
         deadline = time.monotonic() + limits["wall_s"]
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
             self._become_child(request, files)
         for descriptor in files:
@@ -151,30 +156,23 @@ class Server:
         leave = os._exit  # taken now: a program may replace the name
         try:
             self._confine(request["limits"], files)
-            channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=CHANNEL_FD)
-            reply_bytes = request["limits"]["reply_mb"] << 20
-            if self.role == "candidate":
-                candidate.serve(channel, reply_bytes)
-            else:
-                outcome = tester.run_test(request, channel, reply_bytes)
-                os.write(OUTCOME_FD, json.dumps(outcome._asdict()).encode() + b"\n")
+            # The C class alone: its Python subclass would convert and check the constants, page fault by page fault.
+            channel: Any = _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, CHANNEL_FD)
+            candidate.serve(channel, request["limits"]["reply_mb"] << 20)
         finally:
             leave(0)
 
     def _confine(self, limits: Message, files: list[int]) -> None:
-        """Own session, own folder, no open files but the ones handed over, and the limits."""
+        """Own session, own folder, no open file but the channel, and the limits."""
         os.setsid()
-        set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with_parent()
         os.dup2(0, 1)  # 0 is /dev/null since the server started
         os.dup2(0, 2)
-        for target, descriptor in enumerate(files, CHANNEL_FD):
-            os.dup2(descriptor, target, inheritable=False)
-        os.closerange(CHANNEL_FD + len(files), 1 << 16)
+        os.dup2(files[0], CHANNEL_FD, inheritable=False)
+        os.closerange(CHANNEL_FD + 1, 1 << 16)
         if self.folder:
             os.chdir(self.folder)
-        # Behind the watching server, which counts in fractions of a second.
-        set_limits(math.ceil(limits["cpu_s"]) + 1, limits["memory_mb"], limits["file_mb"], limits["open_files"])
+        set_limits(self._resource_limits)
         gc.enable()
-        random.seed(0)  # Python reseeds it in a fork, and a program that draws would differ from run to run
         if self.syscall_filter is not None:
             self.syscall_filter.install()

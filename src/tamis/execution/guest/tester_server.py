@@ -1,0 +1,62 @@
+"""The tester server: a small, clean interpreter that runs one test after the other. Tests are trusted code.
+
+It does not fork for a test, which would cost as much again as the program: each test gets a module of its own, and a
+test that runs wild takes this process with it, which its worker then replaces.
+"""
+
+from __future__ import annotations
+
+import gc
+import random
+import resource
+import signal
+import socket
+import sys
+
+from .process import die_with_parent, take_channel
+from .tester import run_test
+from .wire import Message, receive, send
+
+PRELOAD = (
+    "collections copy functools heapq itertools math re string typing"  # it can import the others when it needs to
+)
+
+
+def main() -> None:
+    """Serves requests until the parent process hangs up."""
+    die_with_parent()
+    channel = take_channel()
+    for name in PRELOAD.split():
+        __import__(name)
+    limit_memory(int(sys.argv[2]) << 20)
+    gc.collect()
+    gc.freeze()
+    send(channel, {"ready": True})
+    line: socket.socket | None = None
+    while True:
+        files: list[int] = []
+        job = receive(channel, files=files)
+        if line is not None:
+            line.close()  # not before: the candidate would wake up only to see that it is over, and then be killed
+        if job is None:
+            return
+        line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=files[0])
+        send(channel, run_within_limits(job, line))
+
+
+def limit_memory(size: int) -> None:
+    """Limits the address space, which macOS does not offer."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    if sys.platform != "darwin":
+        resource.setrlimit(resource.RLIMIT_AS, (size if hard == resource.RLIM_INFINITY else min(size, hard), hard))
+
+
+def run_within_limits(job: Message, line: socket.socket) -> Message:
+    """Runs one test. If it takes more CPU time than it may, the system's timer kills this process."""
+    random.seed(0)
+    signal.setitimer(signal.ITIMER_PROF, job["limits"]["test_cpu_s"])
+    try:
+        return run_test(job, line, job["limits"]["reply_mb"] << 20)._asdict()
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        sys.modules.pop("test", None)
