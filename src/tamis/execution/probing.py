@@ -86,10 +86,10 @@ def _try_limits(level: Level | None) -> dict[str, str]:
     """Whether known programs get their verdicts at this level, and whether those that run away are stopped."""
     if level is None:
         return dict.fromkeys(("self-test", "cpu limit", "memory limit"), "no: programs cannot be run at any level")
-    worker = Worker(TIGHT, level, find_bubblewrap())
+    worker = Worker(level, find_bubblewrap())
     try:
         worker.start()
-        loop, hog = worker.run(LOOP), worker.run(HOG)
+        loop, hog = worker.run(LOOP, TIGHT), worker.run(HOG, TIGHT)
     except (WorkerLostError, OSError) as error:
         return {"self-test": f"yes: at the level {level}"} | dict.fromkeys(
             ("cpu limit", "memory limit"), f"no: {error}"
