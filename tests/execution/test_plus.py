@@ -13,9 +13,9 @@ from tamis.execution.benchmarks.restoring import restore, shapes_of
 
 HUMAN: dict[str, Any] = {
     "task_id": "HumanEval/0",
-    "prompt": 'def half(x, log):\n    """Half of x; notes it in the log."""\n',
+    "prompt": 'def half(x, log):\n    """Notes x in the log; returns half of it plus the length of the log."""\n',
     "entry_point": "half",
-    "canonical_solution": "    log.append(x)\n    return x / 2\n",
+    "canonical_solution": "    log.append(x)\n    return x / 2 + len(log)\n",
     "base_input": [[1, []], [3.0, [2]]],
     "plus_input": [[7, []]],
     "atol": 0,
@@ -49,9 +49,9 @@ def _mbpp(name: str, reference: str, assertion: str, inputs: list[Any]) -> dict[
     ("body", "status"),
     [
         (HUMAN["canonical_solution"], Status.PASSED),
-        ("    return x / 2 + 1e-8\n", Status.PASSED),
-        ("    return x / 2 + 1e-3\n", Status.FAILED),
-        ("    return x / 2 if x < 7 else 3\n", Status.FAILED),
+        ("    return x / 2 + len(log) + 1 + 1e-8\n", Status.PASSED),
+        ("    return x / 2 + len(log) + 1 + 1e-3\n", Status.FAILED),
+        ("    return x / 2 + len(log) + 1 if x < 7 else 3\n", Status.FAILED),
         ("    return None\n", Status.FAILED),
     ],
 )
@@ -60,7 +60,7 @@ def test_humaneval_plus(body: str, status: Status, sandbox: Sandbox) -> None:
 
 
 def test_no_answer_sees_the_reference(sandbox: Sandbox) -> None:
-    made = program(HUMAN, "    return x / 2\n")
+    made = program(HUMAN, "    return x / 2 + len(log) + 1\n")
     assert "log.append" not in made.source
     assert sandbox.run(made).calls == 3
 
