@@ -90,10 +90,21 @@ def workspace(quickstart: Path, reward_folder: Path, pairs: Path, tmp_path_facto
     (root / "runs" / "quickstart" / "preferences").mkdir()
     shutil.copy(pairs, root / "runs" / "quickstart" / "preferences" / "pairs.jsonl")
     task = {"text": "Double x.", "code": "def f(x):\n    return 2 * x", "test_list": ["assert f(1) == 2"]}
-    rows = [{"task_id": number, "test_setup_code": "", **task} for number in range(1, 975)]
+    rows: list[dict[str, object]] = [{"task_id": number, "test_setup_code": "", **task} for number in range(1, 975)]
     (root / "data").mkdir()
-    (root / "data" / "mbpp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _write_rows(root / "data" / "mbpp.jsonl", rows)
+    head = 'def f(x):\n    """Double x."""\n'
+    task = {"prompt": head, "entry_point": "f", "test": "def check(f):\n    assert f(1) == 2\n"}
+    _write_rows(root / "data" / "humaneval.jsonl", [{"task_id": f"HumanEval/{number}", **task} for number in range(4)])
+    stub = "class Solution:\n    def f(self, x: int) -> int:\n        "
+    task = {"prompt": f"Double x.\n{stub}", "prompt_sft": f"Double x.\n```python\n{stub}\n```"}
+    task["test"] = "my_solution = Solution()\n\ntest_input = {'x': 1}\nassert my_solution.f(**test_input) == 2\n"
+    _write_rows(root / "data" / "leetcode.jsonl", [{"task_id": f"contest-{number}", **task} for number in range(4)])
     return root
+
+
+def _write_rows(path: Path, rows: list[dict[str, object]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -15,6 +16,7 @@ CODE = sorted(
     for path in [*CONFIGS.glob("code/*.yaml"), *CONFIGS.glob("quickstart/*.yaml")]
     if not path.name.startswith("phantoms")
 )
+BENCHMARKS = [f"code/{name}.yaml" for name in ("humaneval", "mbpp", "leetcode")]
 ONE_STEP = {
     "fit": ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"],
     "predict": ["--trainer.limit_predict_batches=1"],
@@ -31,12 +33,23 @@ def test_config(config: str, workspace: Path, tmp_path: Path, monkeypatch: pytes
     flags = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", *ONE_STEP[command[1]]]
     if config.startswith("code/"):
         flags.append("--model.model_name_or_path=runs/mbpp/sft/model")
+    if config == "code/humaneval.yaml":  # the package with the tasks is an extra
+        flags.append("--data.test=data/humaneval.jsonl")
+    if config in BENCHMARKS:
+        flags.append("--model.max_new_tokens=16")
     cli = run([command[1], f"--config={CONFIGS / config}", f"--run_dir={tmp_path / 'run'}", *flags])
     if command[1] == "fit":
         assert (tmp_path / "run" / "model" / "config.json").is_file()
         assert cli.trainer.global_step > 0
     elif command[1] == "test":
-        assert 0 <= float(cli.trainer.callback_metrics["test/pass@1"]) <= 1
+        rate = float(cli.trainer.callback_metrics["test/pass@1"])
+        assert 0 <= rate <= 1
+        if config in BENCHMARKS:
+            result = json.loads((tmp_path / "run" / "results.json").read_text())
+            assert result["metrics"]["pass@1"]["value"] == pytest.approx(rate)
+            assert result["dataset"]["benchmarks"] == [config.removeprefix("code/").removesuffix(".yaml")]
+            lines = (tmp_path / "run" / "completions.jsonl").read_text().splitlines()
+            assert len(lines) == result["counts"]["samples"] > 0
     else:
         assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 128 * 5
 
@@ -47,4 +60,4 @@ def test_every_config_is_run() -> None:
     images |= {f"{group}/{stage}.yaml" for group in ("medmnist", "radimagenet") for stage in
                ("baseline", "noise_mask", "finetune")}  # fmt: skip
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == images | set(CODE)
-    assert len(CODE) == 9
+    assert len(CODE) == 11
