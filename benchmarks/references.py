@@ -28,7 +28,7 @@ CHUNK = 16
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures all files; returns the exit status."""
     options = _parser().parse_args(arguments)
-    limits = Limits(cpu_s=options.cpu_s, memory_mb=options.memory_mb, reply_mb=options.reply_mb)
+    limits = Limits(cpu_s=options.cpu_s, wall_s=options.wall_s, memory_mb=options.memory_mb, reply_mb=options.reply_mb)
     console = Console(soft_wrap=True, highlight=False)
     fooled = 0
     with Sandbox(options.workers, limits=limits) as sandbox, Progress(console=console) as progress:
@@ -89,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", help="files of a benchmark; may end in a range, as in mbpp.jsonl[10:510]")
     parser.add_argument("--cpu-s", type=float, default=10.0, help="CPU seconds a program (published harnesses: 10)")
+    parser.add_argument("--wall-s", type=float, default=60.0)
     parser.add_argument("--memory-mb", type=int, default=1024)
     parser.add_argument("--reply-mb", type=int, default=4)
     parser.add_argument("--workers", type=int, default=2)
