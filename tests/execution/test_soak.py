@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,8 @@ PROGRAMS, SHARE_OF_HOSTILE, CHUNKS = 1500, 5, 4
 VICTIMS = ("candidate_server", "tester_server", "candidate_server")  # one in each chunk but the last
 LIMITS = Limits(cpu_s=2.0, wall_s=10.0, memory_mb=512)
 HOSTILE = [case for case in WRONG_ANSWERS if case.quick]
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is left behind is looked up in /proc")
+
 RIGHT_ENDS, WRONG_ENDS = frozenset({Status.PASSED}), frozenset({Status.FAILED})
 
 

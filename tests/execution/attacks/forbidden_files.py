@@ -86,9 +86,9 @@ FILES = (
         "shares memory with others",
         """
         ACTS = [
-            lambda: call("shmget", 0x7A31, 4096, 0o1600), lambda: call("msgget", 0x7A31, 0o1600),
-            lambda: call("semget", 0x7A31, 1, 0o1600), lambda: call("mq_open", b"left", 0o102, 0o600, 0),
-            lambda: __import__("multiprocessing.shared_memory").shared_memory.SharedMemory("left", True, 64),
+            lambda: call("shmget", 0x7A31, 4096, 0o600), lambda: call("msgget", 0x7A31, 0o600),
+            lambda: call("semget", 0x7A31, 1, 0o600), lambda: call("mq_open", b"left", 2, 0o600, 0),
+            lambda: __import__("multiprocessing.shared_memory").shared_memory.SharedMemory("left-behind", True, 64),
         ]
         """,
     ),
@@ -157,7 +157,7 @@ SECRETS = (
         "keys and logs of the kernel",
         """
         ACTS = [
-            lambda: call("keyctl", 0, -3, 0), lambda: call("add_key", b"user", b"left", b"x", 1, -3),
+            lambda: call("keyctl", 0, -3, 0), lambda: call("add_key", b"user", b"left", b"x", 1, -2),
             lambda: call("syslog", 10, 0, 0), lambda: call("bpf", 0, bytes(128), 128),
         ]
         """,
