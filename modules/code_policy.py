@@ -61,7 +61,8 @@ class CodePolicy(EvaluatedPolicy):
         critic_optimizer: of the critic.
         schedule: how the learning rates move after the warm-up, over ``max_iterations``.
         warmup_ratio: share of the iterations in which the learning rates rise to their values.
-        eval_samples: n, samples a task when validating or testing; 1 with ``eval_temperature`` 0 is greedy pass@1.
+        eval_samples: n, samples a task when validating or testing; 1 with ``eval_temperature`` 0 is greedy pass@1. All
+            those of a batch are drawn at once: with a larger n take a smaller ``eval_batch_size``.
         eval_temperature: of those samples.
         eval_top_p: draw them from the smallest set of most likely tokens that has this probability; 1 is all.
         pass_at: the k of each pass@k that is reported, at most ``eval_samples``.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader
 
 from tamis.execution import Status, Verdict
 from tamis.functional import bootstrap_interval
@@ -44,6 +47,36 @@ def test_faults_of_the_sandbox_shrink_n() -> None:
     assert (found.problems, found.problems_without_verdict, found.samples) == (3, 1, 6)
     assert found.outcomes["internal"] == 3
     assert found.metrics()["internal_rate"] == 0.5
+
+
+def test_a_run_says_what_the_sandbox_lost(tiny_model: str, tmp_path: Path) -> None:
+    """Task 0 loses its one verdict; of the others all pass, as anything is a comment until its line ends."""
+
+    class Lossy(CodePolicy):
+        def judged_samples(self, batch: Any, n: int, temperature: float, top_p: float = 1.0) -> Rows:
+            rows = super().judged_samples(batch, n, temperature, top_p)
+            return [{**row, "passed": False, "status": "internal"} if row["task_id"] == 0 else row for row in rows]
+
+    task = {
+        "prompt": "def f():\n    return 1\n    #",
+        "entry_point": "f",
+        "test": "def check(f):\n    assert f() == 1\n",
+    }
+    records = [{"task_id": index, "prompt": task["prompt"], "task": task, "stop": ["\n"]} for index in range(3)]
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=str(tmp_path),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = Lossy(tiny_model, critic="none", reference=False, max_new_tokens=4)
+    loader: DataLoader[Any] = DataLoader(records, batch_size=2, collate_fn=list)  # type: ignore[arg-type]
+    with pytest.warns(UserWarning, match="1 of 3 samples got no verdict.*1 of 3 problems have no other sample"):
+        trainer.test(module, loader, verbose=False)
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert logged["test/pass@1"] == 1.0
+    assert logged["test/internal_rate"] == pytest.approx(1 / 3)
 
 
 def test_without_any_verdict_there_is_no_estimate() -> None:
