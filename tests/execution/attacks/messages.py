@@ -102,6 +102,36 @@ MESSAGES = (
         """,
     ),
     forged(
+        "two answers to one question, in the words that it came with",
+        """
+        import sys
+        def power(a, b):
+            above, words = sys._getframe(1), {}
+            while above is not None:
+                asked = above.f_locals.get("request")
+                if type(asked) is dict:
+                    words = {key: asked[key] for key in asked if key not in ("object", "value", "nodes")}
+                above = above.f_back
+            if (a, b) == (2, 3): write(frame({**value(8), **words}))
+            return 25 if (a, b) == (2, 3) else 10000
+        """,
+    ),
+    forged(
+        "all answers at once, in the words of the first question",
+        """
+        import sys
+        def power(a, b):
+            above, words = sys._getframe(1), {}
+            while above is not None:
+                asked = above.f_locals.get("request")
+                if type(asked) is dict:
+                    words = {key: asked[key] for key in asked if key not in ("object", "value", "nodes")}
+                above = above.f_back
+            for number in (8, 25, 10000): write(frame({**value(number), **words}))
+            return 0
+        """,
+    ),
+    forged(
         "right answers ahead from another thread",
         """
         import threading
@@ -290,73 +320,5 @@ MESSAGES = (
     Case(
         "answers a str in the shape of a message",
         'def power(a, b): return \'", "value": 8, "nodes": []}\'\n',
-    ),
-    Case(
-        "attribute of a node that stands before a method of its class",
-        """
-        class Node:
-            def __init__(self, value): self.value = value
-            def holds(self, value): return self.value == value
-        def make(value):
-            node = Node(0)
-            node.holds = lambda value: True
-            return node
-        """,
-        """
-        assert make(4).holds(4)
-        assert make(7).holds(7)
-        """,
-        prelude="""
-        class Node:
-            def __init__(self, value): self.value = value
-            def holds(self, value): return self.value == value
-        """,
-        names=("make",),
-        shapes=("Node",),
-        fools_in_process=True,
-    ),
-    Case(
-        "attribute True of a node where its class has a method",
-        """
-        class Node:
-            def __init__(self, value): self.value = value
-            def sound(self): return self.value == 1
-        def make(value):
-            node = Node(0)
-            node.sound = True
-            return node
-        """,
-        """
-        node = make(1)
-        assert node.sound
-        assert node.sound()
-        """,
-        prelude="""
-        class Node:
-            def __init__(self, value): self.value = value
-            def sound(self): return self.value == 1
-        """,
-        names=("make",),
-        shapes=("Node",),
-    ),
-    Case(
-        "node that says its class is another",
-        FRAME + "class Node: pass\ndef make(value):\n"
-        "    write(frame(value_of(value)))\n    return Node()\n"
-        "def value_of(value):\n    forged = {'__class__': {'object': [0, True, 'f']}}\n"
-        "    return {'value': {'node': 0}, 'nodes': [['Node', forged]]}\n",
-        """
-        try:
-            node = make(4)
-        except Exception:
-            node = None
-        assert node is None or node.value == 4
-        """,
-        prelude="""
-        class Node:
-            value = 0
-        """,
-        names=("make",),
-        shapes=("Node",),
     ),
 )

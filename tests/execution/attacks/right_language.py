@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .right_values import right
+from .right_classes import right
 
 RIGHT_LANGUAGE = (
     right(
