@@ -66,6 +66,13 @@ def test_set_up_that_builds_the_candidates_objects(sandbox: Sandbox) -> None:
     assert sandbox.run(mbpp(TREE, wrong)).status is Status.FAILED
 
 
+def test_classes_are_those_of_the_reference() -> None:
+    assert mbpp(TREE, TREE["code"]).classes == ("Node",)
+    assert mbpp(
+        {**TREE, "code": TREE["code"].replace("Node", "node"), "test_setup_code": "root = node(1)"}, ""
+    ).classes == ("node",)
+
+
 @pytest.mark.parametrize(
     ("code", "asserts", "names"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
 
 from ..extraction import extract_code, find_code
 from ..programs import Program
@@ -32,39 +33,48 @@ def mbpp(problem: Row, completion: str) -> Program:
     asserts = "\n".join(lines(problem, "test_list" if "test_list" in problem else "test"))
     imports = lines(problem, "test_imports") if "test_imports" in problem else []
     setup = text(problem, "test_setup_code").replace("\r\n", "\n") if problem.get("test_setup_code") else ""
-    tests = tree(problem, "test_list", asserts)
-    names = entry_names(problem, tests, setup)
+    tests, reference = tree(problem, "test_list", asserts), reference_of(problem)
+    names = entry_names(problem, tests, setup, reference)
+    prelude, test = _judging(problem, asserts, tests, names)
     code = find_code(completion, names)
     source = "\n".join([*imports, extract_code(completion, names) if code is None else code])
-    before = numbers = ""
-    if (
-        isinstance(problem.get("test"), str) and "test_list" in problem
-    ):  # MBPP+ as the hub has it: more than the asserts
-        numbers, asserts = without_numpy(problem, problem["test"], tree(problem, "test", problem["test"]))
-    if "comparator" in problem:
-        before, asserts = compared(problem, asserts, names)
     if uses(setup, names):  # it builds arguments of the candidate's classes, which only the candidate has
         source, names = f"{source}\n{setup}", (*names, *definitions(tree(problem, "test_setup_code", setup)))
         setup = ""
     source, truths = with_truths(source, tests, names)
     names = tuple(TRUTH.format(name=name) if name in truths else name for name in names)
+    classes = tuple(name for name in names if isinstance(reference.get(name), ast.ClassDef))
     renamed = [f"{name} = {TRUTH.format(name=name)}" for name in truths]
-    test = "\n".join([*imports, *renamed, *([setup] if setup else []), asserts])
-    prelude = "".join(f"import {module}\n" for module in missing_modules(tests)) + numbers + before
-    return Program(source, test, prelude, names, extracted=code is not None)
+    test = "\n".join([*imports, *renamed, *([setup] if setup else []), test])
+    return Program(source, test, prelude, names=names, classes=classes, extracted=code is not None)
 
 
-def entry_names(problem: Row, tests: ast.Module, setup: str = "") -> tuple[str, ...]:
-    """What the tests may use of the candidate.
+def _judging(problem: Row, asserts: str, tests: ast.Module, names: tuple[str, ...]) -> tuple[str, str]:
+    """What goes before the test, and the test, as the row's own keys ask."""
+    prelude, test = "".join(f"import {module}\n" for module in missing_modules(tests)), asserts
+    if isinstance(problem.get("test"), str) and "test_list" in problem:  # the hub's MBPP+: more than the asserts
+        test = text(problem, "test")
+        numbers, test = without_numpy(problem, test, tree(problem, "test", test))
+        prelude += numbers
+    comparator, test = compared(problem, test, names)
+    return prelude + comparator, test
+
+
+def reference_of(problem: Row) -> dict[str, ast.stmt]:
+    """What the row's reference solution defines, by name; nothing if it has none."""
+    if "code" not in problem:
+        return {}
+    return definitions(tree(problem, "code", text(problem, "code").replace("\r\n", "\n")))
+
+
+def entry_names(problem: Row, tests: ast.Module, setup: str, reference: Mapping[str, ast.stmt]) -> tuple[str, ...]:
+    """What the tests, and the code that sets them up, may use of the candidate.
 
     Raises:
         ValueError: The tests use nothing of it.
     """
     wanted = [*used_names(tests), *used_names(tree(problem, "test_setup_code", setup))]
-    found = []
-    if "code" in problem:
-        reference = definitions(tree(problem, "code", text(problem, "code").replace("\r\n", "\n")))
-        found = [name for name in wanted if name in reference]
+    found = [name for name in wanted if name in reference]
     if not found:
         found = entry_points(tree(problem, "test_list", f"{setup}\n{ast.unparse(tests)}"))
     if not found:
