@@ -98,6 +98,8 @@ def test_verdict(sandbox: Sandbox, source: str, test: str, status: str, detail: 
          "assert total([P(1), P(2)]) == 3"),
         ("def make(x): return {'object': object(), 'x': x}\ndef read(d): return d['x']",
          "d = make(7)\nassert read(d) == 7"),
+        ("class N:\n  def __init__(self, v): self.v, self.next = v, None\ndef second(n): return n.next.v",
+         "a, b = N(1), N(2)\na.next = b\na.v = [3]\nassert second(a) == 2 and a.v == [3]"),
         ("class S:\n  @staticmethod\n  def f(x): return -x", "assert S.f(1) == -1 and S().f(2) == -2"),
     ],
 )  # fmt: skip
@@ -115,13 +117,25 @@ def test_what_a_test_may_do_with_answers(sandbox: Sandbox, source: str, test: st
          "assert S().f().lower() == 'a'"),
         ("class A:\n  def __bool__(self): return True\ndef f(): return A()", "assert f()"),
         ("class A:\n  def __eq__(self, x): return True\ndef f(): return A()", "assert 3 == f()"),
-        ("class A:\n  def __abs__(self): return 0\n  def __rsub__(self, x): return self\ndef f(): return A()",
-         "assert abs(1 - f()) < 1"),
-        ("class A:\n  def __iter__(self): return iter([1])\ndef f(): return A()", "assert list(f()) == [1]"),
+        ("class A:\n  def __str__(self): return 'a'\ndef f(): return A()", "assert str(f()) == 'a'"),
+        ("class A:\n  def __call__(self): return 1\ndef f(): return A()", "assert f()() == 1 and f().x == 1"),
     ],
 )  # fmt: skip
 def test_no_method_of_an_answer_decides(sandbox: Sandbox, source: str, test: str) -> None:
     assert sandbox.run(Program(source, test)).status is Status.UNSUPPORTED
+
+
+@pytest.mark.parametrize(
+    "test", ["assert abs(1 - f()) < 1", "assert list(f()) == [1]", "assert isinstance(f(), Sized)",
+             "assert len(f()) == 1", "assert f()[0] == 1", "f()()", "with f(): pass"]
+)  # fmt: skip
+def test_nothing_else_can_be_done_with_an_answer(sandbox: Sandbox, test: str) -> None:
+    source = (
+        "class A:\n  def __abs__(self): return 0\n  __len__ = __abs__\n  def __rsub__(self, x): return self\n"
+        "  def __iter__(self): return iter([1])\n  def __getitem__(self, i): return 1\ndef f(): return A()"
+    )
+    prelude = "from collections.abc import Sized"
+    assert sandbox.run(Program(source, test, prelude)).status in (Status.ERROR, Status.FAILED)
 
 
 def test_what_a_test_swallows_still_counts(sandbox: Sandbox) -> None:

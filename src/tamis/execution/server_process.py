@@ -123,13 +123,17 @@ class ServerProcess:
         if self._channel is not None:
             self._channel.close()
 
-    def stop(self) -> int | None:
-        """Ends the server and its child, and removes its folder; returns its exit code. May be called twice."""
+    def stop(self, patience_s: float = STOP_S) -> int | None:
+        """Ends the server and its child, and removes its folder; returns its exit code. May be called twice.
+
+        Args:
+            patience_s: How long it may take to end by itself before it is killed.
+        """
         self.hang_up()
         code = None
         if self._process is not None:
             try:
-                code = self._process.wait(STOP_S)
+                code = self._process.wait(patience_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 code = self._process.wait()

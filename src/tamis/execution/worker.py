@@ -90,22 +90,25 @@ class Worker:
             self._candidates.send({"limits": known}, [theirs.fileno()])
             job = vars(program) | {"limits": known | {"test_cpu_s": TEST_CPU_FACTOR * limits.cpu_s}}
             self._testers.send(job, [ours.fileno()])
-        outcome = self._test_outcome(limits, deadline)
+        outcome = self._test_outcome(limits, deadline - GRACE_S / 2)
         # A candidate that hung up is most often about to end: how it ends is worth waiting for.
         self._candidates.send({"patience_s": PATIENCE_S if outcome["status"] == "crashed" else 0.0})
         return outcome, self._candidates.receive(deadline)
 
     def _test_outcome(self, limits: Limits, deadline: float) -> Report:
         try:
-            return self._testers.receive(deadline)
+            outcome = self._testers.receive(deadline)
         except TimeoutError:  # the candidate has been ended by now, so it is the test itself
-            self._testers.stop()
+            self._testers.stop(patience_s=0.0)
             return {"status": "timeout", "detail": f"over {limits.wall_s:g} s of wall time in the test", "calls": 0}
         except WorkerLostError:
             if self._testers.stop() != -signal.SIGPROF:  # what the timer of its CPU time sends
                 raise
             limit = TEST_CPU_FACTOR * limits.cpu_s
             return {"status": "timeout", "detail": f"over {limit:g} s of CPU time in the test", "calls": 0}
+        if outcome["spent"]:
+            self._testers.stop(patience_s=0.0)
+        return outcome
 
 
 def decide(outcome: Report, candidate: Report, limits: Limits) -> tuple[Status, str]:

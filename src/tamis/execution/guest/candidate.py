@@ -28,16 +28,17 @@ def serve(channel: socket.socket, reply_bytes: int) -> None:
     if job is None:
         return
     candidate = Candidate(job["source"], job["shapes"])
-    _reply(channel, candidate.start(job["names"]), reply_bytes)
+    _reply(channel, job, candidate.start(job["names"]), reply_bytes)
     while candidate.started and (request := receive(channel)) is not None:
-        _reply(channel, candidate.answer(request), reply_bytes)
+        _reply(channel, request, candidate.answer(request), reply_bytes)
 
 
-def _reply(channel: socket.socket, reply: Message, reply_bytes: int) -> None:
+def _reply(channel: socket.socket, request: Message, reply: Message, reply_bytes: int) -> None:
+    token = {"token": request["token"]}
     try:
-        send(channel, reply, max_bytes=reply_bytes)
+        send(channel, reply | token, max_bytes=reply_bytes)
     except (NotDataError, ValueError, RecursionError) as error:
-        send(channel, {"not data": str(error)[:DETAIL_CHARS]})
+        send(channel, {"not data": str(error)[:DETAIL_CHARS]} | token)
 
 
 class Candidate:
@@ -64,9 +65,12 @@ class Candidate:
             return self._failure(error)
 
     def answer(self, request: Message) -> Message:
-        """Calls a function or reads an attribute; returns the answer as data, or what went wrong."""
+        """Calls a function, reads or sets an attribute; returns the answer as data, or what went wrong."""
         try:
             target = self.objects[request["object"]]
+            if "attribute" in request and "value" in request:
+                setattr(target, request["attribute"], self.decoder.load(request))
+                return self.encoder.dump(None)
             if "attribute" in request:
                 return self.encoder.dump(getattr(target, request["attribute"]))
             arguments, named = self.decoder.load(request)

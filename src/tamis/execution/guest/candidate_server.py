@@ -8,6 +8,7 @@ must start in milliseconds and stay small, because every fork copies its page ta
 from __future__ import annotations
 
 import _socket
+import codecs
 import gc
 import math
 import os
@@ -38,11 +39,16 @@ MAX_WAIT_S = 10.0
 TICK_S = 0.02  # how often the child's CPU time is read at least, so by how much a program may overrun its limit
 # All that a program may import where it cannot open files: what answers to programming tasks are seen to use.
 PRELOAD = (
-    "abc array ast asyncio base64 binascii bisect builtins calendar cmath collections collections.abc colorsys "
-    "concurrent.futures contextlib copy csv dataclasses datetime decimal difflib enum errno fractions functools gc "
-    "graphlib hashlib heapq html io itertools json keyword locale logging math numbers operator pprint queue random re "
-    "secrets statistics string struct sys textwrap threading time timeit traceback types typing unicodedata "
-    "unittest urllib.parse uuid warnings weakref zlib"
+    "abc argparse array ast asyncio base64 binascii bisect builtins calendar cmath codecs collections collections.abc "
+    "colorsys concurrent.futures concurrent.futures.thread contextlib contextvars copy copyreg csv dataclasses "
+    "datetime decimal difflib dis enum errno fnmatch fractions functools gc getopt graphlib hashlib heapq hmac html "
+    "inspect io ipaddress itertools json keyword locale logging math numbers operator pickle platform pprint queue "
+    "random re sched secrets selectors shlex signal statistics string struct symtable sys textwrap threading time "
+    "timeit tokenize traceback types typing unicodedata unittest urllib.parse uuid warnings weakref zlib _strptime"
+)
+ENCODINGS = (
+    "ascii base64_codec cp1252 hex_codec idna latin_1 punycode raw_unicode_escape rot_13 unicode_escape utf_16 "
+    "utf_16_be utf_16_le utf_32 utf_8_sig"
 )
 
 
@@ -54,6 +60,8 @@ def main() -> None:
     channel = take_channel()
     for name in PRELOAD.split():
         __import__(name)
+    for name in ENCODINGS.split():
+        codecs.lookup(name)
     syscall_filter = None if level == "process" else confine_server()
     random.seed(0)  # or a program that draws without a seed would differ from run to run
     share_one_arena()

@@ -1,7 +1,7 @@
 """The tester server: a small, clean interpreter that runs one test after the other. Tests are trusted code.
 
-It does not fork for a test, which would cost as much again as the program: each test gets a module of its own, and a
-test that runs wild takes this process with it, which its worker then replaces.
+It does not fork for a test, which would cost as much again as the program. Each test gets a module of its own; one
+that runs wild, or changes what all tests share, takes this process with it, and the worker starts another one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import socket
 import sys
 
 from .process import die_with_parent, take_channel
+from .surroundings import Surroundings
 from .tester import run_test
 from .wire import Message, receive, send
 
@@ -32,6 +33,7 @@ def main() -> None:
     gc.collect()
     gc.freeze()
     send(channel, {"ready": True})
+    surroundings = Surroundings()
     line: socket.socket | None = None
     while True:
         files: list[int] = []
@@ -41,7 +43,8 @@ def main() -> None:
         if job is None:
             return
         line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=files[0])
-        send(channel, run_within_limits(job, line))
+        outcome = run_within_limits(job, line)
+        send(channel, outcome | {"spent": not surroundings.unchanged()})
 
 
 def limit_memory(size: int) -> None:

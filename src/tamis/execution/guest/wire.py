@@ -240,8 +240,7 @@ class Decoder:
             self._nodes: list[object] = [object.__new__(shapes[name]) for name, _ in nodes]
             for instance, (_, attributes) in zip(self._nodes, nodes, strict=True):
                 for name, item in attributes.items():
-                    if name.startswith("__"):
-                        raise BadMessageError("not an attribute of data")
+                    _refuse_unless_data(type(instance), name)
                     setattr(instance, name, self._decode(item, 0))
             return self._decode(message["value"], 0)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
@@ -277,6 +276,13 @@ class Decoder:
         if tag in ("complex", "range"):
             return BUILDERS[tag](*self._items(content, depth))
         return BUILDERS[tag](self._items(content, depth))
+
+
+def _refuse_unless_data(cls: type, name: str) -> None:
+    """Refuses an attribute that would stand before a method or property of its class."""
+    own = getattr(cls, name, None)
+    if name.startswith("__") or callable(own) or isinstance(own, property):
+        raise BadMessageError("not an attribute of data")
 
 
 BUILDERS: dict[str, Callable[..., Any]] = {
