@@ -22,10 +22,11 @@ from .attacks import ABUSES, FORBIDDEN, LEGITIMATE, WRONG_ANSWERS, Case, in_proc
 from .attacks.abuses import ABUSE_LIMITS, LOOPS, TIME
 from .attacks.leftovers import LEAVES, LOOKS, SEES, SETS
 from .attacks.machine import lacks
+from .attacks.operations import OPERATIONS
 from .attacks.traces import Scene, nothing_left
 
 CANARY = "canary-4f81c0d2"
-WRONG_LIMITS = Limits(cpu_s=1.0, wall_s=4.0, memory_mb=512)
+WRONG_LIMITS = Limits(cpu_s=1.0, wall_s=3.0, memory_mb=512)
 CPU_OVERRUN_S, WALL_OVERRUN_S = 0.5, 1.5  # beyond a limit, on a busy machine
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -151,6 +152,18 @@ def legitimate(level: Level, surroundings: Path) -> dict[str, Verdict]:
 @cases(LEGITIMATE)
 def test_an_odd_but_right_program_passes(case: Case, legitimate: dict[str, Verdict]) -> None:
     assert legitimate[case.name].status is Status.PASSED, legitimate[case.name]
+
+
+@pytest.fixture(scope="module")
+def operated(level: Level, surroundings: Path) -> dict[str, Verdict]:
+    return run_cases(level, OPERATIONS, Limits(), surroundings)
+
+
+@cases(OPERATIONS)
+def test_an_operation_on_an_object_passes_or_is_said_to_be_unsupported(
+    case: Case, operated: dict[str, Verdict]
+) -> None:
+    assert operated[case.name].status in case.ends, operated[case.name]
 
 
 @pytest.mark.parametrize("kind", LEAVES)

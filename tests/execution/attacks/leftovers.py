@@ -136,6 +136,7 @@ warnings.simplefilter("error")
 """,
     "chance": "import random\nrandom.random()\n",
     "folder and environment": "import os\nos.environ['LEFT'] = 'left'\nos.chdir('/')\n",
+    "late modules": "import statistics\nstatistics.mean = len\n",
     "patched modules": "import math, string\nmath.pi = 3\nstring.digits = ''\n",
 }
 """What a careless test does before it asks its program."""
@@ -151,6 +152,7 @@ warnings.warn("only a warning")
 """,
     "chance": "import random\nassert random.random() == random.Random(0).random()\n",
     "folder and environment": "import os\nassert 'LEFT' not in os.environ\n",
+    "late modules": "import statistics\nassert statistics.mean([1, 3, 8]) == 4\n",
     "patched modules": "import math, string\nassert math.pi > 3 and string.digits\n",
 }
 """What the next test must find as if it were the first."""
