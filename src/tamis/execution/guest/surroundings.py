@@ -14,17 +14,18 @@ class Surroundings:
     """The state that all tests share, as it is when this is made."""
 
     def __init__(self) -> None:
-        self._modules = {name: (module, dict(vars(module))) for name, module in sys.modules.items()}
+        self._modules = dict(sys.modules)
+        self._names = [dict(vars(module)) for module in self._modules.values()]
         self._settings = self._read_settings()
 
     def unchanged(self) -> bool:
         """Whether a test has left all as it was, but for modules that it was the first to import."""
-        return (
-            self._read_settings() == self._settings
-            and all(sys.modules.get(name) is module for name, (module, _) in self._modules.items())
-            and all(_same(vars(module), known) for module, known in self._modules.values())
-            and all(_is_import(name) for name in sys.modules.keys() - self._modules.keys())
-        )
+        if self._read_settings() != self._settings or not self._modules.items() <= sys.modules.items():
+            return False
+        names = [vars(module) for module in self._modules.values()]
+        if names != self._names and not all(map(_same, names, self._names)):  # first at the speed of C
+            return False
+        return all(_is_import(name) for name in sys.modules.keys() - self._modules.keys())
 
     @staticmethod
     def _read_settings() -> tuple[Any, ...]:
@@ -40,8 +41,6 @@ class Surroundings:
 
 def _same(names: dict[str, Any], known: dict[str, Any]) -> bool:
     """Whether the names mean what they meant. Imports and warnings leave a note in modules, which does not matter."""
-    if names == known:  # at the speed of C, for identical values are equal
-        return True
     changed = [name for name, value in names.items() if value is not known.get(name)]
     return known.keys() <= names.keys() and all(
         name == "__warningregistry__" or isinstance(names[name], types.ModuleType) for name in changed
