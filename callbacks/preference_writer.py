@@ -64,14 +64,17 @@ class PreferenceWriter(BasePredictionWriter):
         )
 
     def choose(self, group: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The pairs of one task's samples; none if all passed or all failed."""
+        """The pairs of one task's samples, none if all passed or all failed. The sandbox's own losses are left out."""
+        group = [sample for sample in group if sample["status"] != "internal"]
         passed = list(dict.fromkeys(sample["completion"] for sample in group if sample["passed"]))
         failed = list(dict.fromkeys(sample["completion"] for sample in group if not sample["passed"]))
         pairs = list(itertools.product(passed, failed))
         if self.pairs == "max_edit_distance":
             pairs = sorted(pairs, key=lambda pair: _similarity(*pair))[:1]
-        task = {"task_id": group[0]["task_id"], "prompt": group[0]["prompt"]}
-        return [{**task, "chosen": good, "rejected": bad} for good, bad in pairs[: self.max_pairs_per_prompt]]
+        return [
+            {"task_id": group[0]["task_id"], "prompt": group[0]["prompt"], "chosen": good, "rejected": bad}
+            for good, bad in pairs[: self.max_pairs_per_prompt]
+        ]
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.folder or trainer.default_root_dir)

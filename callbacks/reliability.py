@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from ..functional import Binning, RSquared, Strategy, r_squared, select
@@ -93,8 +93,12 @@ class RewardReliability(Callback):
 
     def _matrices(self) -> tuple[Tensor, Tensor]:
         groups: dict[Any, list[Mapping[str, Any]]] = defaultdict(list)
+        lost = {row["task_id"] for row in self._rows if row["status"] == "internal"}
+        if lost:
+            rank_zero_warn(f"{len(lost)} tasks are left out: the sandbox lost programs of theirs")
         for row in self._rows:
-            groups[row["task_id"]].append(row)
+            if row["task_id"] not in lost:
+                groups[row["task_id"]].append(row)
         sizes = {len(group) for group in groups.values()}
         if len(sizes) != 1 or sizes == {1}:
             raise ValueError(

@@ -108,7 +108,9 @@ class TamisCLI(LightningCLI):
                 CSVLogger(str(run_dir), name="", version=""),
             ]
         extra = [self._get(self.config_init, key) for key in ("filter", "update")]
-        kwargs["callbacks"] = [*(config.get("callbacks") or []), *(callback for callback in extra if callback)]
+        listed = config.get("callbacks") or []
+        listed = listed if isinstance(listed, list) else [listed]  # `--trainer.callbacks NAME` gives one alone
+        kwargs["callbacks"] = [*listed, *(callback for callback in extra if callback)]
         return super().instantiate_trainer(**kwargs, default_root_dir=str(run_dir))
 
     def _parse_ckpt_path(self) -> None:

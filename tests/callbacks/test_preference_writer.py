@@ -19,7 +19,10 @@ SAMPLE_KEYS = ["completion", "passed", "prompt", "reward", "status", "task_id", 
 def _group(passed: list[str], failed: list[str]) -> list[dict[str, Any]]:
     """Samples of one task."""
     samples = [(text, True) for text in passed] + [(text, False) for text in failed]
-    return [{"task_id": "t", "prompt": "p", "completion": text, "passed": good} for text, good in samples]
+    return [
+        {"task_id": "t", "prompt": "p", "completion": text, "passed": good, "status": "passed" if good else "failed"}
+        for text, good in samples
+    ]
 
 
 def _texts(pairs: list[dict[str, Any]]) -> list[tuple[str, str]]:
@@ -50,6 +53,13 @@ def test_long_programs_are_compared_whole() -> None:
     program, near, far = "ab" * 150, "c" + "ab" * 150, "ab" * 20 + "de" * 40
     writer = PreferenceWriter(pairs="max_edit_distance")
     assert _texts(writer.choose(_group([program], [near, far]))) == [(program, far)]
+
+
+def test_what_the_sandbox_lost_is_not_rejected() -> None:
+    group = _group(["a"], ["x", "y"])
+    group[1]["status"] = "internal"
+    assert _texts(PreferenceWriter().choose(group)) == [("a", "y")]
+    assert PreferenceWriter().choose(group[:2]) == []
 
 
 @pytest.mark.parametrize("pairs", ["all", "max_edit_distance"])

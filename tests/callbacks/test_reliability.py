@@ -118,7 +118,9 @@ def test_a_run_in_which_nothing_passes_writes_json_that_any_reader_takes(tmp_pat
 
     callback = RewardReliability(bins=2, bootstrap=3, folder=str(tmp_path / "deep" / "report"))
     callback._rows = [
-        {"task_id": task, "reward": float(task + index), "passed": False} for task in range(3) for index in range(3)
+        {"task_id": task, "reward": float(task + index), "passed": False, "status": "failed"}
+        for task in range(3)
+        for index in range(3)
     ]
     callback.on_test_end(cast(Trainer, None), cast(LightningModule, None))
     text = (tmp_path / "deep" / "report" / "reliability.json").read_text()
@@ -145,6 +147,18 @@ def test_a_run_that_measures_nothing_says_why(
 
 def test_tasks_with_different_numbers_of_samples_are_refused() -> None:
     callback = RewardReliability()
-    callback._rows = [{"task_id": task, "reward": 0.0, "passed": True} for task in (1, 1, 2, 2, 2)]
+    callback._rows = [{"task_id": task, "reward": 0.0, "passed": True, "status": "passed"} for task in (1, 1, 2, 2, 2)]
     with pytest.raises(ValueError, match=r"got \[2, 3\]"):
         callback._matrices()
+
+
+def test_tasks_that_the_sandbox_lost_are_left_out() -> None:
+    callback = RewardReliability()
+    callback._rows = [
+        {"task_id": task, "reward": float(task), "passed": task == 1, "status": status}
+        for task, status in [(1, "passed"), (1, "passed"), (2, "failed"), (2, "failed"), (3, "internal"), (3, "failed")]
+    ]
+    with pytest.warns(UserWarning, match="1 tasks are left out"):
+        rewards, passed = callback._matrices()
+    assert rewards.tolist() == [[1.0, 1.0], [2.0, 2.0]]
+    assert passed.tolist() == [[1.0, 1.0], [0.0, 0.0]]

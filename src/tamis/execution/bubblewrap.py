@@ -20,7 +20,6 @@ NAMESPACES = (
     "--unshare-all",  # user, pid, net, ipc, uts, cgroup
     "--die-with-parent",
     "--new-session",
-    "--as-pid-1",  # the server is the init of its pid namespace, so that all it forked dies with it
     *("--cap-drop", "ALL"),
     *("--hostname", "sandbox"),
     "--clearenv",
@@ -60,7 +59,7 @@ def find_bubblewrap() -> str | None:
     return None
 
 
-def wrap(command: Sequence[str], readable: Sequence[str | Path], bwrap: str) -> list[str]:
+def wrap(command: Sequence[str], readable: Sequence[str | Path], bwrap: str, as_init: bool = True) -> list[str]:
     """The command that runs another one inside bubblewrap.
 
     Its standard input, output and error pass through; nothing else does, the environment included.
@@ -70,10 +69,13 @@ def wrap(command: Sequence[str], readable: Sequence[str | Path], bwrap: str) -> 
             environment: inside, it is the interpreter that the environment was made from.
         readable: Further files and folders that it may read, each at its own place.
         bwrap: The path of bubblewrap.
+        as_init: Whether the program is the first of its namespace, so that all it forked dies with it. The kernel then
+            spares it the signals that would end any other process, its own timers' among them.
     """
     program = _interpreter() if command[0] == sys.executable else command[0]
     parts = [*LIBRARIES, *_standard_library(), program, *(str(path) for path in readable)]
-    return [bwrap, *NAMESPACES, *_binds(parts), *SYSTEM, "--", program, *command[1:]]
+    first = ["--as-pid-1"] if as_init else []
+    return [bwrap, *NAMESPACES, *first, *_binds(parts), *SYSTEM, "--", program, *command[1:]]
 
 
 def namespace_hint() -> str:

@@ -54,24 +54,27 @@ class Sandbox:
     def __init__(self, workers: int = 2, isolation: Isolation = "auto", limits: Limits = DEFAULT_LIMITS) -> None:
         if workers < 1:
             raise ValueError(f"workers is {workers}; the sandbox needs at least 1.")
-        first = open_worker(isolation)
+        self.limits = limits
+        self._owner = os.getpid()
+        self._closed = False
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        opened: Future[Worker] = Future()
+        # One thread for the whole life of a worker: Linux ties a server's death to the THREAD that started it.
+        self._threads = [threading.Thread(target=self._open, args=(isolation, opened), daemon=True)]
+        self._threads[0].start()
+        first = opened.result()
         self.level = first.level
+        bwrap = find_bubblewrap() if self.level == "namespace" else None
+        self._workers = [first, *(Worker(self.level, bwrap) for _ in range(workers - 1))]
+        for worker in self._workers[1:]:
+            self._threads.append(threading.Thread(target=self._drive, args=(worker,), daemon=True))
+            self._threads[-1].start()
         if self.level == "process":
             warnings.warn(
                 "isolation='process' is not a sandbox: programs can read your files, use the network and kill your "
                 "processes. Run only what you trust.",
                 stacklevel=2,
             )
-        self.limits = limits
-        self._owner = os.getpid()
-        self._closed = False
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        bwrap = find_bubblewrap() if self.level == "namespace" else None
-        self._workers = [first, *(Worker(self.level, bwrap) for _ in range(workers - 1))]
-        # One thread for the whole life of a worker: Linux ties a server's death to the THREAD that started it.
-        self._threads = [threading.Thread(target=self._drive, args=(worker,), daemon=True) for worker in self._workers]
-        for thread in self._threads:
-            thread.start()
 
     def run(self, program: Program) -> Verdict:
         """Runs one program. See ``run_many``."""
@@ -124,6 +127,16 @@ class Sandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _open(self, isolation: Isolation, opened: Future[Worker]) -> None:
+        """The life of the first worker's thread, which finds out what level there is."""
+        try:
+            worker = open_worker(isolation)
+        except Exception as error:  # raised again by the constructor
+            opened.set_exception(error)
+            return
+        opened.set_result(worker)
+        self._drive(worker)
 
     def _drive(self, worker: Worker) -> None:
         """One thread's life: takes jobs from the shared queue and runs them on its own worker."""

@@ -46,6 +46,7 @@ class ServerProcess:
 
     def __init__(self, role: Role, level: str, bwrap: str | None = None) -> None:
         self._role, self._level, self._bwrap = role, level, bwrap
+        self.modules: list[str] = []  # loaded as it starts, beside its own
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
         self._log: IO[bytes] | None = None
@@ -66,9 +67,9 @@ class ServerProcess:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         self._channel, theirs = socket.socketpair()
         bootstrap = BOOTSTRAP.format(path=str(GUEST.parent), role=self._role)
-        command = [sys.executable, *ARGUMENTS, "-c", bootstrap, self._level, str(TESTER_MEMORY_MB)]
+        command = [sys.executable, *ARGUMENTS, "-c", bootstrap, self._level, str(TESTER_MEMORY_MB), *self.modules]
         if self._level == "namespace":
-            command = wrap(command, [GUEST], self._bwrap or "bwrap")
+            command = wrap(command, [GUEST], self._bwrap or "bwrap", as_init=self._role == "candidate")
         with theirs:
             self._process = subprocess.Popen(
                 command,

@@ -6,15 +6,25 @@ Nothing here is trusted once the program runs: it may replace all of this. What 
 from __future__ import annotations
 
 import builtins
+import operator
 import socket
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 from .wire import SCALARS, BadMessageError, Decoder, Encoder, Message, NotDataError, receive, send
 
 DETAIL_CHARS = 200
 FILE = "<program>"
+OPERATORS: dict[str, Callable[..., Any]] = {
+    "len": len,
+    "iter": iter,
+    "contains": operator.contains,
+    "getitem": operator.getitem,
+    "setitem": operator.setitem,
+    "delitem": operator.delitem,
+}
 
 
 def serve(channel: socket.socket, reply_bytes: int) -> None:
@@ -48,6 +58,7 @@ class Candidate:
         self.source = source
         self.started = False
         self.objects: list[object] = []
+        self.numbers: dict[int, int] = {}  # by id, which stays an object's own while the list above keeps it
         self.module = types.ModuleType("candidate")
         self.namespace = self.module.__dict__
         self.shapes = shapes
@@ -65,9 +76,11 @@ class Candidate:
             return self._failure(error)
 
     def answer(self, request: Message) -> Message:
-        """Calls a function, reads or sets an attribute; returns the answer as data, or what went wrong."""
+        """Calls a function, applies an operator, reads or sets an attribute; returns what came of it."""
         try:
             target = self.objects[request["object"]]
+            if "operator" in request:
+                return self.encoder.dump(OPERATORS[request["operator"]](target, *self.decoder.load(request)))
             if "attribute" in request and "value" in request:
                 setattr(target, request["attribute"], self.decoder.load(request))
                 return self.encoder.dump(None)
@@ -83,8 +96,10 @@ class Candidate:
         return {name: cls for name, cls in found.items() if isinstance(cls, type)}
 
     def _refer(self, value: object) -> Any:  # noqa: ANN401 - JSON
-        self.objects.append(value)
-        return [len(self.objects) - 1, callable(value), type(value).__name__]
+        if id(value) not in self.numbers:
+            self.numbers[id(value)] = len(self.objects)
+            self.objects.append(value)
+        return [self.numbers[id(value)], callable(value), type(value).__name__]
 
     def _failure(self, error: BaseException) -> Message:
         if isinstance(error, (NotDataError, BadMessageError)):

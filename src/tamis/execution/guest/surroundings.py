@@ -19,20 +19,23 @@ class Surroundings:
         self._settings = self._read_settings()
 
     def unchanged(self) -> bool:
-        """Whether a test has left all as it was, but for modules that it was the first to import."""
-        if self._read_settings() != self._settings or not self._modules.items() <= sys.modules.items():
+        """Whether a test has left all as it was, and imported nothing that was not there."""
+        if self._read_settings() != self._settings or sys.modules != self._modules:
             return False
         names = [vars(module) for module in self._modules.values()]
-        if names != self._names and not all(map(_same, names, self._names)):  # first at the speed of C
-            return False
-        return all(_is_import(name) for name in sys.modules.keys() - self._modules.keys())
+        return names == self._names or all(map(_same, names, self._names))  # first at the speed of C
+
+    def imported(self) -> list[str]:
+        """The modules that a test was the first to import."""
+        new = sys.modules.keys() - self._modules.keys()
+        return sorted(name for name in new if getattr(getattr(sys.modules[name], "__spec__", None), "name", "") == name)
 
     @staticmethod
     def _read_settings() -> tuple[Any, ...]:
         return (
             sys.getrecursionlimit(),
             sys.get_int_max_str_digits(),
-            repr(decimal.getcontext()),
+            (decimal.getcontext().prec, decimal.getcontext().rounding),
             list(warnings.filters),
             dict(os.environ),
             os.getcwd(),
@@ -45,8 +48,3 @@ def _same(names: dict[str, Any], known: dict[str, Any]) -> bool:
     return known.keys() <= names.keys() and all(
         name == "__warningregistry__" or isinstance(names[name], types.ModuleType) for name in changed
     )
-
-
-def _is_import(name: str) -> bool:
-    specification = getattr(sys.modules[name], "__spec__", None)
-    return getattr(specification, "name", None) == name

@@ -6,6 +6,7 @@ that runs wild, or changes what all tests share, takes this process with it, and
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import resource
@@ -27,7 +28,7 @@ def main() -> None:
     """Serves requests until the parent process hangs up."""
     die_with_parent()
     channel = take_channel()
-    for name in PRELOAD.split():
+    for name in [*PRELOAD.split(), *sys.argv[3:]]:
         __import__(name)
     limit_memory(int(sys.argv[2]) << 20)
     gc.collect()
@@ -44,7 +45,9 @@ def main() -> None:
             return
         line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=files[0])
         outcome = run_within_limits(job, line)
-        send(channel, outcome | {"spent": not surroundings.unchanged()})
+        spent = not surroundings.unchanged()
+        # What tests import is loaded before the first one from now on, so that it can be looked after, too.
+        send(channel, outcome | {"spent": spent, "imported": surroundings.imported() if spent else []})
 
 
 def limit_memory(size: int) -> None:
@@ -59,7 +62,8 @@ def run_within_limits(job: Message, line: socket.socket) -> Message:
     random.seed(0)
     signal.setitimer(signal.ITIMER_PROF, job["limits"]["test_cpu_s"])
     try:
-        return run_test(job, line, job["limits"]["reply_mb"] << 20)._asdict()
+        with contextlib.redirect_stderr(sys.stdout):  # which leads nowhere; the real one is for last words
+            return run_test(job, line, job["limits"]["reply_mb"] << 20)._asdict()
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.modules.pop("test", None)

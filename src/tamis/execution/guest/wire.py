@@ -11,6 +11,7 @@ import itertools
 import json
 import socket
 import time
+import types
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -182,7 +183,10 @@ def _all_safe(numbers: Any) -> bool:  # noqa: ANN401
 
 
 def _attributes(instance: object) -> dict[str, object]:
-    names = [*getattr(instance, "__dict__", ()), *getattr(type(instance), "__slots__", ())]
+    names = list(getattr(instance, "__dict__", ()))
+    for cls in type(instance).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        names += [slots] if isinstance(slots, str) else slots
     return {name: getattr(instance, name) for name in names if hasattr(instance, name)}
 
 
@@ -214,6 +218,9 @@ ENCODINGS: tuple[tuple[type, Callable[[Encoder, Any, int], Any]], ...] = (
     (complex, lambda _encoder, value, _depth: {"complex": [value.real, value.imag]}),
     (range, lambda encoder, value, depth: {"range": encoder._items([value.start, value.stop, value.step], depth)}),
     (collections.deque, _sequence("deque", collections.deque)),
+    (type({}.keys()), lambda encoder, value, depth: {"keys": encoder._items(list(value), depth)}),
+    (type({}.values()), lambda encoder, value, depth: {"values": encoder._items(list(value), depth)}),
+    (type({}.items()), lambda encoder, value, depth: {"items": encoder._items(list(value), depth)}),
 )
 
 
@@ -241,7 +248,7 @@ class Decoder:
             for instance, (_, attributes) in zip(self._nodes, nodes, strict=True):
                 for name, item in attributes.items():
                     _refuse_unless_data(type(instance), name)
-                    setattr(instance, name, self._decode(item, 0))
+                    object.__setattr__(instance, name, self._decode(item, 0))  # a frozen dataclass, too
             return self._decode(message["value"], 0)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise BadMessageError(f"malformed data ({type(error).__name__})") from None
@@ -281,7 +288,7 @@ class Decoder:
 def _refuse_unless_data(cls: type, name: str) -> None:
     """Refuses an attribute that would stand before a method or property of its class."""
     own = getattr(cls, name, None)
-    if name.startswith("__") or callable(own) or isinstance(own, property):
+    if name.startswith("__") or (hasattr(type(own), "__get__") and type(own) is not types.MemberDescriptorType):
         raise BadMessageError("not an attribute of data")
 
 
@@ -291,6 +298,9 @@ BUILDERS: dict[str, Callable[..., Any]] = {
     "frozenset": frozenset,
     "list": list,
     "deque": collections.deque,
+    "keys": lambda items: dict.fromkeys(items).keys(),
+    "values": lambda items: dict(enumerate(items)).values(),
+    "items": lambda items: dict(items).items(),
     "iterator": iter,
     "bytes": bytes,
     "bytearray": bytearray,
