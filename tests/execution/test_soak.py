@@ -20,7 +20,7 @@ from .attacks.machine import lacks
 from .attacks.traces import descendants, nothing_left
 
 PROGRAMS, SHARE_OF_HOSTILE, CHUNKS = 1500, 5, 4
-VICTIMS = ("candidate_server", "tester_server", "candidate_server")  # one in each chunk but the last
+VICTIMS = ("tamis-candidate", "tamis-tester", "tamis-candidate")  # one in each chunk but the last
 LIMITS = Limits(cpu_s=2.0, wall_s=10.0, memory_mb=512)
 HOSTILE = [case for case in WRONG_ANSWERS if case.quick]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what is left behind is looked up in /proc")
@@ -42,12 +42,13 @@ def draw(number: int) -> tuple[str, Program, frozenset[Status]]:
 
 
 def servers(role: str) -> list[int]:
-    """The servers of this role that are children of this process."""
+    """The servers of this role that this process has started; a candidate bears the name of its server."""
     found = []
     for process in descendants():
         try:
             parent = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]
-            if int(parent) == os.getpid() and role in Path(f"/proc/{process}/cmdline").read_text():
+            names = [Path(f"/proc/{number}/comm").read_text().strip() for number in (process, parent)]
+            if names[0] == role != names[1]:
                 found.append(process)
         except OSError:  # ended since the listing
             continue

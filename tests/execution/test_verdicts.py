@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tamis.execution import Limits, Program, Sandbox, Status
+from tamis.execution.levels import Isolation
 
 LIMITS = Limits(cpu_s=0.3, wall_s=3.0, memory_mb=256, source_kb=4, reply_mb=1)
 CHECK = "assert double(2) == 4\nassert double(-1) == -2"
@@ -208,10 +209,11 @@ def test_cpu_time_is_measured(sandbox: Sandbox) -> None:
     assert verdict.calls == 1
 
 
-def test_a_test_that_loops_is_ended() -> None:
+@pytest.mark.parametrize("isolation", ["auto", "seccomp"])
+def test_a_test_that_loops_is_ended(isolation: Isolation) -> None:
     looping = Program("def f(): return 1", "f()\nwhile True: pass")
     sleeping = Program("def f(): return 1", "import time\nf()\ntime.sleep(60)")
-    with Sandbox(workers=1, isolation="seccomp", limits=Limits(cpu_s=0.2, wall_s=2.0)) as sandbox:
+    with Sandbox(workers=1, isolation=isolation, limits=Limits(cpu_s=0.2, wall_s=2.0)) as sandbox:
         verdicts = sandbox.run_many([looping, sleeping, Program("def f(): return 1", "assert f() == 1")])
     assert [(verdict.status, verdict.detail) for verdict in verdicts] == [
         ("timeout", "over 0.4 s of CPU time in the test"),

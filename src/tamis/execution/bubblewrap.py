@@ -17,7 +17,9 @@ from pathlib import Path
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/etc/ld.so.cache")
 
 NAMESPACES = (
-    "--unshare-all",  # user, pid, net, ipc, uts, cgroup
+    # User, pid, net, ipc, uts, cgroup. Not --as-pid-1: the kernel spares the first process of a namespace the signals
+    # that would end any other, those of its own timers among them.
+    "--unshare-all",
     "--die-with-parent",
     "--new-session",
     *("--cap-drop", "ALL"),
@@ -59,7 +61,7 @@ def find_bubblewrap() -> str | None:
     return None
 
 
-def wrap(command: Sequence[str], readable: Sequence[str | Path], bwrap: str, as_init: bool = True) -> list[str]:
+def wrap(command: Sequence[str], readable: Sequence[str | Path], bwrap: str) -> list[str]:
     """The command that runs another one inside bubblewrap.
 
     Its standard input, output and error pass through; nothing else does, the environment included.
@@ -69,13 +71,10 @@ def wrap(command: Sequence[str], readable: Sequence[str | Path], bwrap: str, as_
             environment: inside, it is the interpreter that the environment was made from.
         readable: Further files and folders that it may read, each at its own place.
         bwrap: The path of bubblewrap.
-        as_init: Whether the program is the first of its namespace, so that all it forked dies with it. The kernel then
-            spares it the signals that would end any other process, its own timers' among them.
     """
     program = _interpreter() if command[0] == sys.executable else command[0]
     parts = [*LIBRARIES, *_standard_library(), program, *(str(path) for path in readable)]
-    first = ["--as-pid-1"] if as_init else []
-    return [bwrap, *NAMESPACES, *first, *_binds(parts), *SYSTEM, "--", program, *command[1:]]
+    return [bwrap, *NAMESPACES, *_binds(parts), *SYSTEM, "--", program, *command[1:]]
 
 
 def namespace_hint() -> str:

@@ -108,7 +108,8 @@ def _self_test(worker: Worker) -> str:
         worker.start()  # anew, if a test has changed what tests share
         verdict = worker.run(program, Limits())
         if verdict.status is not status:
-            return f"a program that must get {status} got {verdict.status} ({verdict.detail})"
+            words = worker.last_words()
+            return f"a program that must get {status} got {verdict.status} ({verdict.detail}){words}"
     return ""
 
 

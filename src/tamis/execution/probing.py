@@ -14,7 +14,7 @@ from .worker import Worker
 
 TRIALS = f"import sys; sys.path.append({str(GUEST.parent)!r}); from guest.trials import main; main()"
 TRIAL_S = 60.0  # on a busy machine
-INSIDE = "import os, sys; sys.exit(os.getpid() != 1 or os.path.exists('/etc/passwd'))"
+INSIDE = "import os, sys; sys.exit(os.getpid() > 9 or os.path.exists('/etc/passwd'))"
 LOOP = Program("def f():\n    while True: pass", "f()")
 HOG = Program("def f():\n    return len(bytearray(1 << 30))", "f()")
 TIGHT = Limits(cpu_s=0.2, wall_s=10.0, memory_mb=512)

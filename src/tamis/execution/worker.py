@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from .guest import wire
@@ -18,6 +20,7 @@ TEST_CPU_FACTOR = 2.0  # of the program's: a test is trusted, but an odd answer 
 RECYCLE_AFTER = 5000  # programs, so that whatever a server may gather in its life stays small
 
 Report = dict[str, Any]
+NOTHING_KNOWN: Report = {"reason": "lost", "cpu_s": 0.0}
 
 
 class Worker:
@@ -29,29 +32,24 @@ class Worker:
     """
 
     def __init__(self, level: str, bwrap: str | None = None) -> None:
-        self.level = level
-        self._candidates = ServerProcess("candidate", level, bwrap)
-        self._testers = ServerProcess("tester", level, bwrap)
+        self.level, self._bwrap = level, bwrap
+        self._servers: ServerProcess | None = None
+        self._modules: list[str] = []  # that tests import, beside the usual
         self._served = 0
-
-    @property
-    def servers(self) -> tuple[ServerProcess, ServerProcess]:
-        """The server of candidates and the server of testers."""
-        return self._candidates, self._testers
 
     def start(self) -> None:
         """Starts the servers unless they run.
 
         Raises:
-            WorkerLostError: One could not start; the message says why.
+            WorkerLostError: They could not start; the message says why.
             OSError: The interpreter or the temporary folder could not be had.
         """
         if self._served >= RECYCLE_AFTER:
             self.stop()
-        for server in self.servers:
-            server.launch()
-        for server in self.servers:
-            server.wait_until_ready()
+        if self._servers is None:
+            self._servers = ServerProcess(self.level, self._bwrap, self._modules)
+            with self._loss_explained(self._servers):
+                self._servers.wait_until_ready()
 
     def run(self, program: Program, limits: Limits) -> Verdict:
         """Runs one program on the started servers.
@@ -59,58 +57,67 @@ class Worker:
         Raises:
             WorkerLostError: There was no answer; ``stop`` and ``start`` before the next program.
         """
+        if self._servers is None:
+            raise WorkerLostError("the servers are not started")
         self._served += 1
         start = time.monotonic()
-        try:
-            outcome, candidate = self._converse(program, limits, start + limits.wall_s + GRACE_S)
-        except (OSError, wire.BadMessageError) as error:  # among them TimeoutError and BrokenPipeError
-            words = "".join(server.last_words() for server in self.servers)
-            raise WorkerLostError(f"a server did not answer: {error}{words}") from error
+        with self._loss_explained(self._servers):
+            outcome, candidate = self._converse(self._servers, program, limits, start + limits.wall_s + GRACE_S)
+        if outcome["spent"]:
+            self._modules += outcome["imported"]
+            self.stop()
         status, detail = decide(outcome, candidate, limits)
         return Verdict(status, detail, candidate["cpu_s"], time.monotonic() - start, self.level, int(outcome["calls"]))
 
     def interrupt(self) -> None:
         """Hangs up, from any thread: a waiting ``run`` raises, and the servers kill their programs and end."""
-        for server in self.servers:
-            server.interrupt()
+        servers = self._servers
+        if servers is not None:
+            servers.interrupt()
 
-    def stop(self) -> None:
-        """Ends the servers and what they run. May be called twice."""
-        self._served = 0
-        for server in self.servers:
-            server.hang_up()
-        for server in self.servers:
-            server.stop()
+    def stop(self) -> int | None:
+        """Ends the servers and what they run; returns their exit code. May be called twice."""
+        servers, self._servers, self._served = self._servers, None, 0
+        return None if servers is None else servers.stop()
 
-    def _converse(self, program: Program, limits: Limits, deadline: float) -> tuple[Report, Report]:
+    def last_words(self) -> str:
+        """The last line that the servers wrote to their standard error."""
+        return "" if self._servers is None else self._servers.last_words()
+
+    @contextlib.contextmanager
+    def _loss_explained(self, servers: ServerProcess) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, wire.BadMessageError, WorkerLostError) as error:  # among them TimeoutError, BrokenPipeError
+            what = str(error) if isinstance(error, WorkerLostError) else f"a server did not answer: {error}"
+            raise WorkerLostError(what + servers.last_words()) from error
+
+    def _converse(
+        self, servers: ServerProcess, program: Program, limits: Limits, deadline: float
+    ) -> tuple[Report, Report]:
         """Connects a candidate with its test; returns what the test found, and how the candidate ended."""
         known = vars(limits)
         theirs, ours = socket.socketpair()
         with theirs, ours:
-            self._candidates.send({"limits": known}, [theirs.fileno()])
+            servers.candidates.send({"limits": known}, [theirs.fileno()])
             job = vars(program) | {"limits": known | {"test_cpu_s": TEST_CPU_FACTOR * limits.cpu_s}}
-            self._testers.send(job, [ours.fileno()])
-        outcome = self._test_outcome(limits, deadline - GRACE_S / 2)
-        # A candidate that hung up is most often about to end: how it ends is worth waiting for.
-        self._candidates.send({"patience_s": PATIENCE_S if outcome["status"] == "crashed" else 0.0})
-        return outcome, self._candidates.receive(deadline)
-
-    def _test_outcome(self, limits: Limits, deadline: float) -> Report:
+            servers.tests.send(job, [ours.fileno()])
         try:
-            outcome = self._testers.receive(deadline)
+            outcome = servers.tests.receive(deadline - GRACE_S / 2)
         except TimeoutError:  # the candidate has been ended by now, so it is the test itself
-            self._testers.stop(patience_s=0.0)
-            return {"status": "timeout", "detail": f"over {limits.wall_s:g} s of wall time in the test", "calls": 0}
+            return _overrun(f"over {limits.wall_s:g} s of wall time in the test"), NOTHING_KNOWN
         except WorkerLostError:
             # What the timer of its CPU time sends, as it is told by the system, and by bubblewrap in the way of shells.
-            if self._testers.stop() not in (-signal.SIGPROF, 128 + signal.SIGPROF):
+            if self.stop() not in (-signal.SIGPROF, 128 + signal.SIGPROF):
                 raise
-            limit = TEST_CPU_FACTOR * limits.cpu_s
-            return {"status": "timeout", "detail": f"over {limit:g} s of CPU time in the test", "calls": 0}
-        if outcome["spent"]:
-            self._testers.modules += outcome["imported"]
-            self._testers.stop(patience_s=0.0)
-        return outcome
+            return _overrun(f"over {TEST_CPU_FACTOR * limits.cpu_s:g} s of CPU time in the test"), NOTHING_KNOWN
+        # A candidate that hung up is most often about to end: how it ends is worth waiting for.
+        servers.candidates.send({"patience_s": PATIENCE_S if outcome["status"] == "crashed" else 0.0})
+        return outcome, servers.candidates.receive(deadline)
+
+
+def _overrun(detail: str) -> Report:
+    return {"status": "timeout", "detail": detail, "calls": 0, "spent": True, "imported": []}
 
 
 def decide(outcome: Report, candidate: Report, limits: Limits) -> tuple[Status, str]:

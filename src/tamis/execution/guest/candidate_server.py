@@ -2,7 +2,7 @@
 
 It never sees a test: not even the memory that its children inherit holds one. Built from the standard library alone: it
 must start in milliseconds and stay small, because every fork copies its page tables. The parent's side is
-``worker.py``; requests come over a socket that is the server's standard input.
+``worker.py``.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .confinement import (
     set_limits,
     share_one_arena,
 )
-from .process import PR_SET_CHILD_SUBREAPER, die_with_parent, fork, set_process_option, take_channel
+from .process import PR_SET_CHILD_SUBREAPER, die_with_parent, fork, set_process_option
 from .wire import Message, receive, send
 
 CHANNEL_FD = 3
@@ -53,12 +53,9 @@ ENCODINGS = (
 )
 
 
-def main() -> None:
+def serve(channel: socket.socket, level: str) -> None:
     """Serves requests until the parent process hangs up."""
-    level = sys.argv[1]
-    die_with_parent()
     set_process_option(PR_SET_CHILD_SUBREAPER, 1)
-    channel = take_channel()
     for name in PRELOAD.split():
         __import__(name)
     for name in ENCODINGS.split():
@@ -182,24 +179,28 @@ class Server:
     def _become_child(self, request: Message, files: list[int]) -> NoReturn:
         leave = os._exit  # taken now: a program may replace the name
         try:
-            self._confine(request["limits"], files)
+            try:
+                self._confine(request["limits"], files[0])
+            except OSError as error:  # the self-test then tells of it, as the server's last words
+                os.write(2, f"a child could not be confined: {error}\n".encode())
+                raise
             # The C class alone: its Python subclass would convert and check the constants, page fault by page fault.
             channel: Any = _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, CHANNEL_FD)
             candidate.serve(channel, request["limits"]["reply_mb"] << 20)
         finally:
             leave(0)
 
-    def _confine(self, limits: Message, files: list[int]) -> None:
+    def _confine(self, limits: Message, line: int) -> None:
         """Own session, own folder, no open file but the channel, and the limits."""
         os.setsid()
         die_with_parent()
-        os.dup2(0, 1)  # 0 is /dev/null since the server started
-        os.dup2(0, 2)
-        os.dup2(files[0], CHANNEL_FD, inheritable=False)
+        if line != CHANNEL_FD:
+            os.dup2(line, CHANNEL_FD, inheritable=False)
         os.closerange(CHANNEL_FD + 1, 1 << 16)
         if self.folder:
             os.chdir(self.folder)
         set_limits(self._resource_limits)
         gc.enable()
+        os.dup2(0, 2)  # 0 and 1 are /dev/null since the server started
         if self.syscall_filter is not None:
             self.syscall_filter.install()

@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 
-PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 LIBC = ctypes.CDLL(None)
 
 
@@ -33,7 +33,7 @@ def fork() -> int:
 
 def set_process_option(option: int, value: int) -> None:
     """Linux's prctl; nothing elsewhere."""
-    if sys.platform == "linux" and LIBC.prctl(option, value, 0, 0, 0) != 0:
+    if sys.platform == "linux" and LIBC.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
         raise OSError(f"prctl({option}, {value}) was refused")
 
 
@@ -42,11 +42,18 @@ def die_with_parent() -> None:
     set_process_option(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def take_channel() -> socket.socket:
-    """The socket to the parent process, which is the standard input; then empties that and the environment."""
-    channel = socket.socket(fileno=os.dup(0))
+def take_channels() -> tuple[socket.socket, socket.socket]:
+    """The sockets to the parent process, which are the standard input and output; empties those and the environment."""
+    channels = socket.socket(fileno=os.dup(0)), socket.socket(fileno=os.dup(1))
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 0)
+    os.dup2(null, 1)
     os.close(null)
     os.environ.clear()
-    return channel
+    return channels
+
+
+def set_name(name: str) -> None:
+    """What lists of processes show."""
+    buffer = ctypes.create_string_buffer(name.encode())
+    set_process_option(PR_SET_NAME, ctypes.addressof(buffer))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import socket
 import sys
 import types
@@ -70,19 +71,25 @@ def run_test(job: Message, channel: socket.socket, reply_bytes: int) -> Outcome:
     return Outcome(*(link.fault or found or ("passed", "")), link.calls)
 
 
+@functools.lru_cache(maxsize=256)
+def compiled(text: str, file: str) -> types.CodeType:
+    """The code of a test, which comes once for each of a task's samples."""
+    return compile(text, file, "exec", dont_inherit=True)
+
+
 def _run_all(job: Message, link: Link, shapes: dict[str, type]) -> None:
     module = types.ModuleType("test")
     sys.modules["test"] = module
     namespace = module.__dict__
     if job["names"]:
         link.start(job)  # the program runs while this process prepares the test
-    exec(compile(job["prelude"], FILES["prelude"], "exec", dont_inherit=True), namespace)
+    exec(compiled(job["prelude"], FILES["prelude"]), namespace)
     shapes.update({name: namespace[name] for name in job["shapes"]})
     if not job["names"]:
         job["names"] = free_names(job["test"], namespace)
         link.start(job)
     classes = job["classes"] or [name for name in job["names"] if name[0].isupper()]
-    code = compile(job["test"], FILES["test"], "exec", dont_inherit=True)
+    code = compiled(job["test"], FILES["test"])
     namespace.update(link.names(job["names"], classes))
     exec(code, namespace)
 

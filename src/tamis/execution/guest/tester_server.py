@@ -13,8 +13,8 @@ import resource
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 
-from .process import die_with_parent, take_channel
 from .surroundings import Surroundings
 from .tester import run_test
 from .wire import Message, receive, send
@@ -24,17 +24,21 @@ PRELOAD = (
 )
 
 
-def main() -> None:
-    """Serves requests until the parent process hangs up."""
-    die_with_parent()
-    channel = take_channel()
-    for name in [*PRELOAD.split(), *sys.argv[3:]]:
+def serve(channel: socket.socket, memory_mb: int, modules: Sequence[str]) -> None:
+    """Serves requests until the parent process hangs up.
+
+    Args:
+        channel: The socket to the parent process.
+        memory_mb: The limit of this process's address space, in MiB.
+        modules: What tests were seen to import, beside the usual.
+    """
+    for name in [*PRELOAD.split(), *modules]:
         __import__(name)
-    limit_memory(int(sys.argv[2]) << 20)
+    limit_memory(memory_mb << 20)
     gc.collect()
     gc.freeze()
-    send(channel, {"ready": True})
     surroundings = Surroundings()
+    send(channel, {"ready": True})
     line: socket.socket | None = None
     while True:
         files: list[int] = []
