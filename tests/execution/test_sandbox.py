@@ -101,8 +101,9 @@ def test_identical_programs_run_once(tmp_path: Path) -> None:
     assert log.read_text() == "x"
 
 
-def test_a_worker_killed_from_outside_is_replaced() -> None:
-    with Sandbox(workers=1, isolation="seccomp") as sandbox:
+@pytest.mark.parametrize("isolation", ["auto", "seccomp"])
+def test_a_worker_killed_from_outside_is_replaced(isolation: Isolation) -> None:
+    with Sandbox(workers=1, isolation=isolation) as sandbox:
         for victim in (0, 1):
             sandbox.run(RIGHT)
             before = server_pids()
@@ -112,13 +113,16 @@ def test_a_worker_killed_from_outside_is_replaced() -> None:
             assert not set(before) & set(server_pids())
 
 
-def test_a_worker_killed_at_work_is_retried() -> None:
+@pytest.mark.parametrize("isolation", ["auto", "seccomp"])
+def test_a_worker_killed_at_work_is_retried_at_once(isolation: Isolation) -> None:
     slow = Program("import time\ndef f():\n  time.sleep(0.4)\n  return 1", "assert f() == 1")
     for victim in (0, 1):
-        with Sandbox(workers=1, isolation="seccomp") as sandbox:
+        with Sandbox(workers=1, isolation=isolation) as sandbox:
             sandbox.run(RIGHT)
             threading.Timer(0.15, os.kill, (server_pids()[victim], signal.SIGKILL)).start()
+            start = time.monotonic()
             assert sandbox.run(slow).passed
+            assert time.monotonic() - start < 6  # not at the end of the wall limit
 
 
 @process_level

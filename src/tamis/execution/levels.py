@@ -89,7 +89,6 @@ def _try(level: Level) -> tuple[Worker | None, str]:
         return None, "there is no program `bwrap`"
     worker = Worker(level, bwrap)
     try:
-        worker.start()
         reason = _self_test(worker)
     except (WorkerLostError, OSError) as error:
         reason = str(error)
@@ -105,7 +104,7 @@ def _self_test(worker: Worker) -> str:
     if worker.level == "namespace":
         programs[_EMPTY_ROOT] = Status.PASSED
     for program, status in programs.items():
-        worker.start()  # anew, if a test has changed what tests share
+        worker.prepare(program)
         verdict = worker.run(program, Limits())
         if verdict.status is not status:
             words = worker.last_words()

@@ -35,7 +35,7 @@ class Sandbox:
     - ``process``: limits on CPU time, memory, files; an empty environment. Protects from accidents, NOT from attacks:
       the candidate can read files, open sockets and kill processes of the same user.
     - ``seccomp``: the candidate can compute, start threads and answer, and nothing else: the kernel refuses every path,
-      socket, process and signal. Modules are loaded beforehand, and no others can be imported.
+      socket, process and signal. Modules of the standard library are loaded beforehand, by the imports in its text.
     - ``namespace``: besides, candidate and test run where there are no files but Python's own, no network and no other
       processes (needs bubblewrap).
 
@@ -160,7 +160,7 @@ class Sandbox:
         reason = ""
         for _ in range(ATTEMPTS):
             try:
-                worker.start()
+                worker.prepare(program)
                 if not self._closed:  # asked after the start: from here on, close() can interrupt the worker
                     return worker.run(program, self.limits)
             except WorkerLostError as lost:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +79,21 @@ class ServerProcess:
     Args:
         level: The isolation.
         bwrap: The program that makes the namespaces; needed by the level ``namespace`` only.
-        modules: What tests were seen to import, loaded as it starts.
+        test_modules: What tests were seen to import, loaded as it starts.
+        program_modules: The same for programs.
 
     Raises:
         OSError: The interpreter or the temporary folder could not be had.
     """
 
-    def __init__(self, level: str, bwrap: str | None, modules: Sequence[str]) -> None:
+    def __init__(
+        self, level: str, bwrap: str | None, test_modules: Collection[str], program_modules: Collection[str]
+    ) -> None:
         # At the other levels no program can write a file.
         self._folder = tempfile.mkdtemp(prefix="tamis-") if level == "process" else ""
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         self._words = ""
+        modules = " ".join(sorted(test_modules)), " ".join(sorted(program_modules))
         command = [sys.executable, *ARGUMENTS, "-c", BOOTSTRAP, level, str(TESTER_MEMORY_MB), *modules]
         if level == "namespace":
             command = wrap(command, [GUEST], bwrap or "bwrap")

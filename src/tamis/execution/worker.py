@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .guest import wire
+from .imports import named_modules
 from .programs import Limits, Program, Status, Verdict
 from .server_process import ServerProcess, WorkerLostError
 
@@ -34,7 +35,8 @@ class Worker:
     def __init__(self, level: str, bwrap: str | None = None) -> None:
         self.level, self._bwrap = level, bwrap
         self._servers: ServerProcess | None = None
-        self._modules: list[str] = []  # that tests import, beside the usual
+        self._test_modules: set[str] = set()  # that tests import, beside the usual
+        self._program_modules: set[str] = set()
         self._served = 0
 
     def start(self) -> None:
@@ -47,15 +49,28 @@ class Worker:
         if self._served >= RECYCLE_AFTER:
             self.stop()
         if self._servers is None:
-            self._servers = ServerProcess(self.level, self._bwrap, self._modules)
+            self._servers = ServerProcess(self.level, self._bwrap, self._test_modules, self._program_modules)
             with self._loss_explained(self._servers):
                 self._servers.wait_until_ready()
+
+    def prepare(self, program: Program) -> None:
+        """Starts the servers as the program needs them.
+
+        Raises:
+            WorkerLostError: They could not start; the message says why.
+            OSError: The interpreter or the temporary folder could not be had.
+        """
+        missing = named_modules(program.source) - self._program_modules
+        if missing and self.level != "process":  # where programs can open files, they import for themselves
+            self._program_modules |= missing
+            self.stop()
+        self.start()
 
     def run(self, program: Program, limits: Limits) -> Verdict:
         """Runs one program on the started servers.
 
         Raises:
-            WorkerLostError: There was no answer; ``stop`` and ``start`` before the next program.
+            WorkerLostError: There was no answer; ``stop`` and ``prepare`` before the next program.
         """
         if self._servers is None:
             raise WorkerLostError("the servers are not started")
@@ -64,7 +79,7 @@ class Worker:
         with self._loss_explained(self._servers):
             outcome, candidate = self._converse(self._servers, program, limits, start + limits.wall_s + GRACE_S)
         if outcome["spent"]:
-            self._modules += outcome["imported"]
+            self._test_modules |= set(outcome["imported"])
             self.stop()
         status, detail = decide(outcome, candidate, limits)
         return Verdict(status, detail, candidate["cpu_s"], time.monotonic() - start, self.level, int(outcome["calls"]))
