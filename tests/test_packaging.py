@@ -69,7 +69,7 @@ def test_the_wheel_holds_the_tree(wheel: Path) -> None:
         f"tamis/{path.relative_to(package)}"
         for folder in (package, *(package / name for name in FOLDERS))
         for path in folder.rglob("*")
-        if path.is_file() and path.suffix in {".py", ".yaml", ".typed"}
+        if path.is_file() and path.suffix in {".py", ".yaml", ".typed", ".bpf"}
     }
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert inside == tree

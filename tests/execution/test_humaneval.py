@@ -85,7 +85,7 @@ def test_a_program_says_what_its_test_may_use() -> None:
     assert made.test == ROW["test"] + "\ncheck(inc)"
     assert made.names == ("inc",)
     assert "def twice" in made.prelude
-    assert made == Program(made.source, made.test, made.prelude, made.names)
+    assert made == Program(made.source, made.test, made.prelude, made.names, ())
 
 
 def test_a_test_that_calls_check_itself_is_run_once(sandbox: Sandbox) -> None:

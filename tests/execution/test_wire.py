@@ -96,7 +96,7 @@ def same(a: object, b: object) -> bool:
 
 VALUES: list[object] = [
     *(None, True, False, 0, -1, 2**63 - 1, -(2**63), 2**63, -(10**5000), 0.1, -0.0, 5e-324),
-    *(math.inf, -math.inf, math.nan),
+    *(math.inf, -math.inf, math.nan, int, str, type(None)),
     *("", "é\0\n", "\ud800", "😀", b"", b"\0\xff", bytearray(b"x"), 1j, complex(-0.0, 2.5)),
     *([], [1, "a", None], [1, 2**70], (), (1,), ((), [()]), {}, {1: 2, "b": [3]}),
     *({(1, (2,)): {4}}, {frozenset({1}): None}),
@@ -171,7 +171,9 @@ def test_shared_and_circular_nodes_arrive_as_such() -> None:
     assert cross(slotted).value == (1,)
 
 
-@pytest.mark.parametrize("value", [object(), len, int, [object()], {1: print}, {"x": NotImplemented}, (1).__add__])
+@pytest.mark.parametrize(
+    "value", [object(), len, type, Point, [object()], {1: print}, {"x": NotImplemented}, (1).__add__]
+)
 def test_what_is_not_data_is_refused(value: object) -> None:
     with pytest.raises(NotDataError):
         cross(value)
@@ -212,7 +214,7 @@ HOSTILE: list[Any] = [
             {"eval": "1"}, {"list": 3}, {"tuple": "ab"}, {"tuple": {"a": 1}}, {"int": 5}, {"int": "xyz"}, {"dict": [1]},
             {"dict": [[[], 1]]}, {"dict": [[1, 2, 3]]}, {"set": [[1]]}, {"set": [{"dict": []}]}, {"bytes": "0"},
             {"bytes": 3}, {"complex": [[1], 2]}, {"range": [1, 2, 0]}, {"range": ["1"]}, {"a": 1, "tuple": []},
-            {"__class__": "int"}, {"fromhex": "00"}, {"iterator": 5}, {"node": "0"}, {},
+            {"__class__": "int"}, {"fromhex": "00"}, {"type": "type"}, {"type": 3}, {"iterator": 5}, {"node": "0"}, {},
         ])
     ),
 ]  # fmt: skip

@@ -74,7 +74,7 @@ class Program:
             prelude. Empty: all that the test uses and neither the prelude, the test nor Python's builtins define.
         classes: Those of the names that are classes: the test may use the methods and attributes of their instances.
             Any other object that the candidate returns can only be called or passed back, for its methods could say
-            what the test would like to hear. Empty: the names that begin with a capital letter.
+            what the test would like to hear. None: the names that begin with a capital letter.
         shapes: Classes that cross as data, attribute by attribute (nodes of lists and trees, say). ``source`` and
             ``prelude`` must both define them.
         extracted: False if no code was found in the model's answer, so that ``source`` is the answer as it came.
@@ -84,7 +84,7 @@ class Program:
     test: str
     prelude: str = ""
     names: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ()
+    classes: tuple[str, ...] | None = None
     shapes: tuple[str, ...] = ()
     extracted: bool = True
 

@@ -40,7 +40,9 @@ def from_cases(problem: Row, completion: str) -> Program:
         source = extract_code(completion, (entry_point,))
     compare = comparison(problem) or attribute("same_json")
     test = f"{attribute('judge')}({entry_point}, {_cases(problem)!r}, {compare})"
-    return Program(source, test, f"{preamble()}from math import inf, nan\n", names=(entry_point,), extracted=extracted)
+    return Program(
+        source, test, f"{preamble()}from math import inf, nan\n", names=(entry_point,), classes=(), extracted=extracted
+    )
 
 
 def has_head(prompt: str, entry_point: str) -> bool:

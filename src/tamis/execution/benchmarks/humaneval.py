@@ -34,7 +34,7 @@ def humaneval(problem: Row, completion: str) -> Program:
     numbers, test = without_numpy(problem, test, module)
     before, test = compared(problem, test, (entry_point, *_parameters(module, "check")))
     prelude = _runnable(text(problem, "prompt")) + numbers + before
-    return Program(source, test, prelude, names=(entry_point,), extracted=extracted)
+    return Program(source, test, prelude, names=(entry_point,), classes=(), extracted=extracted)
 
 
 def continued(prompt: str, entry_point: str, completion: str) -> tuple[str, bool]:

@@ -43,7 +43,7 @@ def mbpp(problem: Row, completion: str) -> Program:
         setup = ""
     source, truths = with_truths(source, tests, names)
     names = tuple(TRUTH.format(name=name) if name in truths else name for name in names)
-    classes = tuple(name for name in names if isinstance(reference.get(name), ast.ClassDef))
+    classes = tuple(name for name in names if isinstance(reference.get(name), ast.ClassDef)) if reference else None
     renamed = [f"{name} = {TRUTH.format(name=name)}" for name in truths]
     test = "\n".join([*imports, *renamed, *([setup] if setup else []), test])
     return Program(source, test, prelude, names=names, classes=classes, extracted=code is not None)

@@ -48,7 +48,7 @@ def humaneval_plus(problem: Row, completion: str) -> Program:
     if entry_point == ROOT[0]:
         prelude += reference  # for its poly; the candidate's own function goes before the reference
         test = f"for arguments in inputs:\n    assert {ROOT[1].format(entry=entry_point)} <= {ROOT[2]}"
-    return Program(source, test, prelude, names=(entry_point,), extracted=extracted)
+    return Program(source, test, prelude, names=(entry_point,), classes=(), extracted=extracted)
 
 
 def mbpp_plus(problem: Row, completion: str) -> Program:
@@ -71,7 +71,7 @@ def mbpp_plus(problem: Row, completion: str) -> Program:
     source, truths = with_truths(source, asserts, (entry_point,))
     prelude, test = _judged(problem, reference, inputs, asserts)
     names = (TRUTH.format(name=entry_point),) if truths else (entry_point,)
-    return Program(source, test, prelude, names=names, extracted=code is not None)
+    return Program(source, test, prelude, names=names, classes=(), extracted=code is not None)
 
 
 def _judged(problem: Row, reference: str, inputs: list[Any], asserts: ast.Module | None) -> tuple[str, str]:

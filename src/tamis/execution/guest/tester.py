@@ -88,7 +88,9 @@ def _run_all(job: Message, link: Link, shapes: dict[str, type]) -> None:
     if not job["names"]:
         job["names"] = free_names(job["test"], namespace)
         link.start(job)
-    classes = job["classes"] or [name for name in job["names"] if name[0].isupper()]
+    classes = job["classes"]
+    if classes is None:
+        classes = [name for name in job["names"] if name[0].isupper()]
     code = compiled(job["test"], FILES["test"])
     namespace.update(link.names(job["names"], classes))
     exec(code, namespace)

@@ -20,6 +20,9 @@ Message = dict[str, Any]
 MAX_DEPTH = 60  # of nested containers; far above any benchmark, far below the interpreter's own limit
 PLAIN = frozenset({type(None), bool, str, float})
 SCALARS = PLAIN | {int}
+TYPES = {
+    cls.__name__: cls for cls in (bool, bytes, complex, dict, float, frozenset, int, list, set, str, tuple, type(None))
+}
 SAFE_INT = 1 << 63  # larger ones travel as hexadecimal: reading long decimals takes quadratic time
 MAX_ITEMS = 100_000  # of an iterator, which may be endless
 
@@ -158,6 +161,8 @@ class Encoder:
         for base, encode in ENCODINGS:
             if isinstance(value, base):
                 return encode(self, value, depth + 1)
+        if any(value is cls for cls in TYPES.values()):
+            return {"type": value.__name__}  # type: ignore[attr-defined]
         if isinstance(value, collections.abc.Iterator):
             items = list(itertools.islice(value, MAX_ITEMS + 1))
             if len(items) > MAX_ITEMS:
@@ -278,6 +283,8 @@ class Decoder:
             return getattr(BUILDERS[tag], "fromhex")(content)  # noqa: B009 - both have it, their union does not
         if tag == "node":
             return self._nodes[range(len(self._nodes))[content]]
+        if tag == "type":
+            return TYPES[content]
         if tag == "object":
             return self._recall(content)
         if tag in ("complex", "range"):
