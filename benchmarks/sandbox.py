@@ -142,7 +142,7 @@ def main() -> None:
         result = measure_apart(*job, options.workers)
         if job not in best or result["rate"] > best[job]["rate"]:
             best[job] = result
-    report(best, Console())
+    report(best, Console(width=100))
 
 
 if __name__ == "__main__":
