@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tamis.execution import Program, Sandbox
+from tamis.execution import Program, Sandbox, imports
 from tamis.execution.guest.candidate_server import PRELOAD
 from tamis.execution.imports import LATER, ON_DEMAND, named_modules
 
@@ -49,3 +49,11 @@ def test_a_worker_loads_them_once() -> None:
         assert sandbox.run(Program("import numpy", "f()")).detail.startswith(
             "ModuleNotFoundError: No module named 'nump"
         )
+
+
+def test_a_module_that_this_python_lacks_costs_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(imports, "ON_DEMAND", ON_DEMAND | {"no_such_module"})
+    right = Program("def f(): return 1", "assert f() == 1")
+    with Sandbox(workers=1, isolation="seccomp") as sandbox:
+        assert sandbox.run(Program("import no_such_module", "f()")).detail.startswith("ModuleNotFoundError")
+        assert sandbox.run(right).passed

@@ -6,6 +6,7 @@ import pytest
 
 from tamis.execution import Limits, Program, Sandbox, Status
 from tamis.execution.levels import Isolation
+from tamis.execution.worker import decide
 
 LIMITS = Limits(cpu_s=0.3, wall_s=3.0, memory_mb=256, source_kb=4, reply_mb=1)
 CHECK = "assert double(2) == 4\nassert double(-1) == -2"
@@ -207,6 +208,12 @@ def test_cpu_time_is_measured(sandbox: Sandbox) -> None:
     assert 0.09 < verdict.cpu_s < 0.2
     assert verdict.wall_s >= 0.09
     assert verdict.calls == 1
+
+
+def test_signals_without_a_name_are_told_by_number() -> None:
+    report = {"reason": "ended", "code": -40, "cpu_s": 0.0, "peak_mb": 9.0}
+    outcome = {"status": "crashed", "detail": ""}
+    assert decide(outcome, report, Limits()) == ("crashed", "ended without an answer (signal 40)")
 
 
 @pytest.mark.parametrize("isolation", ["auto", "seccomp"])

@@ -154,5 +154,6 @@ def _how_it_ended(candidate: Report, limits: Limits) -> tuple[Status, str]:
         return Status.MEMORY, f"ended without an answer at {peak_mb:.0f} MiB"
     if candidate["reason"] == "stopped":
         return Status.CRASHED, "hung up on the test"
-    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    names = {number.value: number.name for number in signal.Signals}  # the real-time signals between have none
+    how = f"signal {names.get(-code, -code)}" if code < 0 else f"exit code {code}"
     return Status.CRASHED, f"ended without an answer ({how})"

@@ -32,7 +32,7 @@ from .confinement import (
     set_limits,
     share_one_arena,
 )
-from .process import PR_SET_CHILD_SUBREAPER, die_with_parent, fork, set_process_option
+from .process import PR_SET_CHILD_SUBREAPER, die_with_parent, fork, preload, set_process_option
 from .wire import Message, receive, send
 
 CHANNEL_FD = 3
@@ -61,8 +61,7 @@ def serve(channel: socket.socket, level: str, modules: Sequence[str]) -> None:
         modules: What programs may import beside the usual, where they cannot open files.
     """
     set_process_option(PR_SET_CHILD_SUBREAPER, 1)
-    for name in [*PRELOAD.split(), *modules]:
-        __import__(name)
+    preload([*PRELOAD.split(), *modules])
     for name in ENCODINGS.split():
         codecs.lookup(name)
     syscall_filter = None if level == "process" else confine_server()

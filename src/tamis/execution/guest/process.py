@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import importlib
 import os
 import signal
 import socket
 import sys
+from collections.abc import Iterable
 
 PR_SET_PDEATHSIG, PR_SET_NAME, PR_SET_CHILD_SUBREAPER = 1, 15, 36
 LIBC = ctypes.CDLL(None)
@@ -57,3 +60,10 @@ def set_name(name: str) -> None:
     """What lists of processes show."""
     buffer = ctypes.create_string_buffer(name.encode())
     set_process_option(PR_SET_NAME, ctypes.addressof(buffer))
+
+
+def preload(names: Iterable[str]) -> None:
+    """Imports modules. One that this Python was built without is for the program that wants it to miss."""
+    for name in names:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)

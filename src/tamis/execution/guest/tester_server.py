@@ -15,6 +15,7 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from .process import preload
 from .surroundings import Surroundings
 from .tester import run_test
 from .wire import Message, receive, send
@@ -32,8 +33,7 @@ def serve(channel: socket.socket, memory_mb: int, modules: Sequence[str]) -> Non
         memory_mb: The limit of this process's address space, in MiB.
         modules: What tests were seen to import, beside the usual.
     """
-    for name in [*PRELOAD.split(), *modules]:
-        __import__(name)
+    preload([*PRELOAD.split(), *modules])
     limit_memory(memory_mb << 20)
     gc.collect()
     gc.freeze()
