@@ -196,7 +196,7 @@ def test_nothing_survives_the_parent(
     # A killed parent cannot remove its workers' empty folders: keep them out of the machine's temporary folder.
     environment = {**os.environ, "TMPDIR": str(tmp_path_factory.mktemp("workers"))}
     parent = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL, env=environment)
-    assert wait_until(lambda: len(processes_in(str(tmp_path))) == 2 and (tmp_path / "started").exists(), 20)
+    assert wait_until(lambda: len(processes_in(str(tmp_path))) == 2 and (tmp_path / "started").exists(), 60)
     servers = server_pids(parent.pid)
     assert len(servers) == 4
     parent.send_signal(number)
