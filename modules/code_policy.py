@@ -14,6 +14,7 @@ from ..execution import Limits
 from ..execution.levels import Isolation
 from ..generation import Samples, StopStrings, cut_at_stop, decode, row_noise, sample
 from ..rollout import Rollout
+from .action_scores import score_actions
 from .code_evaluation import EvaluationSettings
 from .evaluated_policy import EvaluatedPolicy
 from .language_model import (
@@ -25,7 +26,6 @@ from .language_model import (
     load_tokenizer,
     pad,
     save_language_model,
-    score_actions,
     tokenize,
 )
 from .policy import ActionEvaluation, policy_generator

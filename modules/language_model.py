@@ -1,4 +1,4 @@
-"""Loading causal language models and tokenizers, and scoring responses with them."""
+"""Loading and saving causal language models and tokenizers, and the batches that they take."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-from ..generation.sampling import position_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -161,47 +159,3 @@ def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[l
     """Token ids of each text without special tokens: templates and end tokens are put where they are meant."""
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
     return ids
-
-
-class ActionScores(NamedTuple):
-    """Scores of given responses, ``[B, T]`` each; ``hidden`` is ``[B, T, H]`` where asked for."""
-
-    log_probs: Tensor
-    entropy: Tensor
-    hidden: Tensor | None
-
-
-def score_actions(
-    model: PreTrainedModel,
-    prompts: TokenBatch,
-    actions: Tensor,
-    response_mask: Tensor,
-    temperature: float,
-    with_hidden: bool = False,
-) -> ActionScores:
-    """Log-probability and entropy of each response token, in fp32, from one forward of prompt and response.
-
-    Args:
-        model: a causal language model.
-        prompts: ``[B, L]``, padded on the left.
-        actions: ``[B, T]`` response tokens.
-        response_mask: ``[B, T]`` bool.
-        temperature: the one that the responses were sampled with; logits are divided by it.
-        with_hidden: also return the last hidden states from which the tokens were predicted.
-    """
-    mask = torch.cat([prompts.mask, response_mask], dim=1)
-    output = model(
-        input_ids=torch.cat([prompts.ids, actions], dim=1),
-        attention_mask=mask.long(),
-        position_ids=position_ids(mask),
-        use_cache=False,
-        logits_to_keep=actions.shape[1] + 1,
-        output_hidden_states=with_hidden,
-    )
-    # The state before a token predicts it; log-softmax in fp32 whatever the model's type.
-    log_softmax = torch.log_softmax(output.logits[:, :-1].float() / temperature, dim=-1)
-    log_probs = log_softmax.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
-    entropy = -(log_softmax.exp() * log_softmax).sum(dim=-1)
-    hidden = output.hidden_states[-1][:, -actions.shape[1] - 1 : -1] if with_hidden else None
-    zero = torch.zeros_like(log_probs)
-    return ActionScores(torch.where(response_mask, log_probs, zero), torch.where(response_mask, entropy, zero), hidden)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tamis.modules.action_scores import score_actions
 from tamis.modules.language_model import (
     TokenBatch,
     format_prompts,
@@ -15,7 +16,6 @@ from tamis.modules.language_model import (
     load_tokenizer,
     pad,
     save_language_model,
-    score_actions,
     tokenize,
 )
 

@@ -12,6 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from tamis.generation import sample
+from tamis.modules.action_scores import score_actions
 from tamis.modules.language_model import (
     TokenBatch,
     disable_dropout,
@@ -20,7 +21,6 @@ from tamis.modules.language_model import (
     load_tokenizer,
     pad,
     save_language_model,
-    score_actions,
     tokenize,
 )
 
@@ -63,7 +63,9 @@ def test_absolute_positions_do_not_count_padding() -> None:
 def test_the_model_is_told_what_is_padding() -> None:
     """Transformers guesses it from positions where no mask is given; other versions and models need not."""
     model, masks = _gpt2(), []
-    model.register_forward_pre_hook(lambda _, __, inputs: masks.append(inputs["attention_mask"]), with_kwargs=True)
+    model.transformer.register_forward_pre_hook(
+        lambda _, __, given: masks.append(given["attention_mask"]), with_kwargs=True
+    )
     _log_probs(model, extra_left=1)
     assert masks[0].tolist() == [[0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 0]]
 
