@@ -125,12 +125,12 @@ def test_before_the_first_step_ratio_is_one_kl_is_zero_and_values_are_zero(
 
 
 def test_discarded_rows_cost_no_scoring(tiny_model: str, reward_folder: Any, tasks: Tasks) -> None:
-    """Rows that go through the policy's and the reference's full forwards: the kept ones only."""
+    """Rows that go through the policy's and the reference's transformers: the kept ones only."""
     module = _policy(tiny_model, LearnedReward(str(reward_folder)), max_iterations=1)
     rows: dict[str, list[int]] = {"policy": [], "reference": []}
     for name, model in (("policy", module.policy), ("reference", module.reference)):
         assert model is not None
-        model.register_forward_pre_hook(
+        model.get_decoder().register_forward_pre_hook(
             lambda _, __, inputs, name=name: (
                 rows[name].append(len(inputs["input_ids"])) if inputs.get("use_cache") is False else None
             ),
