@@ -132,7 +132,9 @@ def test_discarded_rows_cost_no_scoring(tiny_model: str, reward_folder: Any, tas
         assert model is not None
         model.get_decoder().register_forward_pre_hook(
             lambda _, __, inputs, name=name: (
-                rows[name].append(len(inputs["input_ids"])) if inputs.get("use_cache") is False else None
+                rows[name].append(len(inputs["input_ids"]))
+                if inputs["input_ids"] is not None and not inputs["use_cache"]
+                else None  # sampling, or the head alone
             ),
             with_kwargs=True,
         )
