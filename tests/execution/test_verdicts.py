@@ -144,6 +144,7 @@ def test_what_a_test_swallows_still_counts(sandbox: Sandbox) -> None:
     test = "try:\n  f()\nexcept BaseException: pass\ntry:\n  f()\nexcept: pass"
     assert sandbox.run(Program("def f(): return object", test)).passed  # nobody looked at what it is
     assert sandbox.run(Program("import os\ndef f(): os._exit(0)", test)).status is Status.CRASHED
+    assert sandbox.run(Program("import os\ndef f(): os._exit(0)", f"{test}\nassert False")).status is Status.CRASHED
     test = "try:\n  x = f() == 1\nexcept BaseException: pass"
     assert sandbox.run(Program("def f(): return object()", test)).status is Status.UNSUPPORTED
 
@@ -156,6 +157,19 @@ def test_only_the_names_asked_for_reach_the_test(sandbox: Sandbox) -> None:
     named = Program(source, "assert f(1) == 2 and help() == 0", prelude="def help(): return 1", names=("f", "help"))
     assert sandbox.run(named).passed
     assert sandbox.run(Program("def sum(a, b): return a * b", "assert sum(2, 3) == 6", names=("sum",))).passed
+
+
+def test_names_that_nobody_asked_for_are_not_bound(sandbox: Sandbox) -> None:
+    source = """
+import sys
+answering = sys._getframe(1).f_locals["self"]
+dump = answering.encoder.dump
+answering.encoder.dump = lambda value: dump({**value, "abs": nothing} if type(value) is dict else value)
+def nothing(x): return 0.0
+def f(x): return 99
+"""
+    verdict = sandbox.run(Program(source, "assert abs(f(1) - 3) < 1e-6"))
+    assert verdict.detail == "AssertionError: assert abs(f(1) - 3) < 1e-6 (line 1 of the test)"
 
 
 def test_shapes_cross_attribute_by_attribute(sandbox: Sandbox) -> None:
