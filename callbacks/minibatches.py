@@ -1,13 +1,17 @@
-"""How updates cut a rollout into optimiser steps, and average what the steps report."""
+"""How updates cut a rollout into optimiser steps, and those into passes, and average what the steps report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from ..functional import Denominators
+from ..modules.policy import PolicyModule
 from ..rollout import Rollout
+
+Losses = Callable[[Rollout], tuple[Tensor, dict[str, Tensor]]]
 
 
 def minibatches(rollout: Rollout, size: int | None, generator: torch.Generator) -> Iterator[Rollout]:
@@ -28,7 +32,111 @@ def minibatches(rollout: Rollout, size: int | None, generator: torch.Generator) 
     yield from rollout.select(order).split(len(rollout) // size)
 
 
+def microbatches(minibatch: Rollout, size: int | None) -> list[Rollout]:
+    """Cut a minibatch into parts of ``size`` rows, in order; ``None`` is one part, the minibatch itself.
+
+    Raises:
+        ValueError: if the number of rows is not divisible by ``size``.
+    """
+    if size is None or size == len(minibatch):
+        return [minibatch]
+    if size < 1 or len(minibatch) % size:
+        raise ValueError(
+            f"a minibatch of {len(minibatch)} rows cannot be cut into microbatches of {size}; "
+            f"choose a microbatch_size that divides {len(minibatch)}, or null for one pass over all of it"
+        )
+    return list(minibatch.split(len(minibatch) // size))
+
+
+def whole_batch(minibatch: Rollout, left_out: Tensor | None = None) -> Denominators:
+    """What the losses of a minibatch are divided by, whatever part of it a pass or a rank holds.
+
+    Ranks average their gradients, so each divides by the *mean* over ranks: that makes the average the sum of all rows'
+    losses over the number of all steps (or rows), as one process has it. A mean of the ranks' own means would weigh a
+    step by the rank it happens to lie on.
+
+    Args:
+        minibatch: this rank's rows of the optimiser batch.
+        left_out: ``[B]`` bool, rows that are in no loss.
+    """
+    rows = len(minibatch) - (0 if left_out is None else left_out.sum())
+    counts = torch.stack([minibatch.response_mask.sum(), torch.as_tensor(rows, device=minibatch.response_mask.device)])
+    steps, rows = mean_over_ranks(counts.float()).clamp(min=1)
+    return Denominators(steps, rows)
+
+
+def step(
+    module: PolicyModule,
+    minibatch: Rollout,
+    microbatch_size: int | None,
+    losses: Losses,
+    *,
+    environment_loss: Tensor | None = None,
+    max_grad_norm: float | None = None,
+    hold: Collection[str] = (),
+) -> dict[str, Tensor]:
+    """One optimiser step on a minibatch whose gradient is gathered microbatch by microbatch.
+
+    Args:
+        module: evaluates the actions and steps.
+        minibatch: rows of the step.
+        microbatch_size: rows a forward and backward pass.
+        losses: loss and statistics of a microbatch, divided by the whole minibatch's numbers, so that they add up.
+        environment_loss: see `PolicyModule.optimize`.
+        max_grad_norm: see `PolicyModule.optimize`.
+        hold: see `PolicyModule.optimize`.
+
+    Returns:
+        The minibatch's statistics and the norms of its gradients.
+    """
+    stats: list[dict[str, Tensor]] = []
+
+    def passes(part: Rollout) -> Callable[[], Tensor]:
+        def loss() -> Tensor:
+            value, reported = losses(part)
+            stats.append(reported)
+            return value
+
+        return loss
+
+    norms = module.optimize(
+        [passes(part) for part in microbatches(minibatch, microbatch_size)],
+        environment_loss,
+        max_grad_norm,
+        hold=hold,
+        # Actions that carry a graph (a noise mask's) hang on one forward of the whole rollout.
+        shared_graph=any(tensor.requires_grad for tensor in minibatch.observations.values()),
+    )
+    return _add_up(stats) | norms
+
+
 def mean_stats(steps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Mean of each statistic over the steps that report it."""
     names = {name: None for step in steps for name in step}
     return {name: torch.stack([step[name].float() for step in steps if name in step]).mean() for name in names}
+
+
+def sum_over_ranks(value: Tensor) -> Tensor:
+    """The sum over all processes; the value itself where there is one."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    value = value.clone()
+    torch.distributed.all_reduce(value)
+    return value
+
+
+def mean_over_ranks(value: Tensor) -> Tensor:
+    """The mean over all processes; the value itself where there is one."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    return sum_over_ranks(value) / torch.distributed.get_world_size()
+
+
+def _add_up(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Statistics of a minibatch from its microbatches': shares add up, of the largest values the largest counts."""
+    return {
+        name: torch.stack([part[name] for part in parts]).amax(0)
+        if name.endswith("_max")
+        else torch.stack([part[name] for part in parts]).sum(0)
+        for name in parts[0]
+    }

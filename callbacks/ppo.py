@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from ..functional import (
+    Denominators,
     KLEstimator,
     LossAggregation,
+    adapt_kl_coef,
+    aggregate_loss,
     gae,
     kl_divergence,
-    leave_one_out_baseline,
     masked_mean,
     masked_whiten,
     ppo_policy_loss,
@@ -22,7 +26,19 @@ from ..functional import (
 )
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
-from .minibatches import mean_stats, minibatches
+from .minibatches import mean_stats, minibatches, step, sum_over_ranks, whole_batch
+from .plan import announce_plan, check_sizes
+from .shaping import (
+    KLPlace,
+    Truncated,
+    check_truncation,
+    leave_one_out_advantages,
+    left_out,
+    response_kl,
+    rewards_of,
+    step_kl,
+    treat_truncated,
+)
 
 AdvantageEstimator = Literal["gae", "leave_one_out"]
 
@@ -36,17 +52,27 @@ class PPOUpdate(PolicyUpdate):
     Args:
         epochs: passes over the kept rows of an iteration.
         minibatch_size: rows an optimiser step; ``None`` takes one step an epoch on all rows.
+        microbatch_size: rows a forward and backward pass, whose gradients add up to the minibatch's; ``None`` passes
+            over all of it at once.
         clip_range: epsilon of the policy's clipping.
         value_clip_range: how far a value may move from its old one; ``None`` does not clip.
         value_coef: weight of the value loss beside the policy loss.
         entropy_coef: weight of the entropy bonus.
-        kl_coef: beta, weight of the KL penalty in the reward; more than 0 needs a reference policy.
-        kl_estimator: of that penalty.
+        kl_coef: beta, weight of the KL penalty; more than 0 needs a reference policy.
+        kl_estimator: of that penalty; see `tamis.functional.kl_divergence`.
+        kl_place: the penalty is part of the ``reward`` (as in the paper, with k1) or of the ``loss`` (with k2 or k3).
+        kl_target: KL of a response, in nats, towards which ``kl_coef`` is adapted after every iteration (Ziegler et
+            al. 2019); ``None`` keeps it fixed.
         gamma: discount of GAE.
         lam: lambda of GAE.
         advantage_estimator: ``gae`` needs a critic, ``leave_one_out`` at least two kept rows a group.
         whiten_advantages: bring the advantages to mean 0 and variance 1.
         loss_aggregation: mean over tokens, over sequences of token means, or over sequences of token sums.
+        truncated: what to do with responses that were cut off at the longest length: ``keep`` takes their reward as it
+            is, ``penalty`` subtracts ``truncation_penalty`` from it, ``bootstrap`` lets GAE go on from the critic's
+            last value, ``mask`` leaves them out of every loss and out of whitening.
+        truncation_penalty: of ``truncated: penalty``, in units of the reward.
+        critic_warmup_iterations: iterations at the start in which only the critic learns.
         max_grad_norm: clip each network's gradient to this norm; ``None`` does not clip.
         seed: of the minibatches' order.
     """
@@ -55,59 +81,115 @@ class PPOUpdate(PolicyUpdate):
         self,
         epochs: int = 1,
         minibatch_size: int | None = None,
+        microbatch_size: int | None = None,
         clip_range: float = 0.2,
         value_clip_range: float | None = 0.2,
         value_coef: float = 1.0,
         entropy_coef: float = 0.0,
         kl_coef: float = 0.01,
         kl_estimator: KLEstimator = "k1",
+        kl_place: KLPlace = "reward",
+        kl_target: float | None = None,
         gamma: float = 1.0,
         lam: float = 0.95,
         advantage_estimator: AdvantageEstimator = "gae",
         whiten_advantages: bool = True,
         loss_aggregation: LossAggregation = "seq_mean",
+        truncated: Truncated = "keep",
+        truncation_penalty: float = 1.0,
+        critic_warmup_iterations: int = 0,
         max_grad_norm: float | None = 1.0,
         seed: int = 0,
     ) -> None:
         if epochs < 1:
             raise ValueError(f"epochs must be at least 1, got {epochs}")
+        if critic_warmup_iterations < 0:
+            raise ValueError(f"critic_warmup_iterations must not be negative, got {critic_warmup_iterations}")
+        check_sizes(minibatch_size, microbatch_size)
+        check_truncation(truncated, truncation_penalty, get_args(Truncated))
+        _check_kl(kl_coef, kl_estimator, kl_place, kl_target)
+        if advantage_estimator != "gae" and (truncated == "bootstrap" or critic_warmup_iterations):
+            raise ValueError(
+                "truncated: bootstrap and critic_warmup_iterations need a critic: `--update.advantage_estimator=gae`"
+            )
         self.epochs = epochs
-        self.minibatch_size = minibatch_size
+        self.minibatch_size, self.microbatch_size = minibatch_size, microbatch_size
         self.clip_range, self.value_clip_range = clip_range, value_clip_range
         self.value_coef, self.entropy_coef = value_coef, entropy_coef
         self.kl_coef = kl_coef
         self.kl_estimator: KLEstimator = kl_estimator
+        self.kl_place: KLPlace = kl_place
+        self.kl_target = kl_target
         self.gamma, self.lam = gamma, lam
         self.advantage_estimator: AdvantageEstimator = advantage_estimator
         self.whiten_advantages = whiten_advantages
         self.loss_aggregation: LossAggregation = loss_aggregation
+        self.truncated: Truncated = truncated
+        self.truncation_penalty = truncation_penalty
+        self.critic_warmup_iterations = critic_warmup_iterations
         self.max_grad_norm = max_grad_norm
         self.seed = seed
+        self._warned = False
+
+    @property
+    def state_key(self) -> str:
+        """A run has one update, and a resumed one goes on from its coefficient, whatever else was changed."""
+        return "PPOUpdate"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The KL coefficient, where it is adapted."""
+        return {} if self.kl_target is None else {"kl_coef": self.kl_coef}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from a saved coefficient; a fixed one is what the options say."""
+        if self.kl_target is not None:
+            self.kl_coef = float(state_dict["kl_coef"])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check and print the sizes."""
+        announce_plan(trainer, pl_module, self.minibatch_size, self.microbatch_size, self.epochs)
 
     def update(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> dict[str, Tensor]:
         """Estimate advantages once, then take ``epochs`` passes of optimiser steps."""
         if rollout.log_probs is None:
             rollout = rollout.replace(log_probs=module.evaluate_actions(rollout).log_probs.detach())
+        kl = None if self.kl_target is None else response_kl(rollout)
         rollout = self.estimate_advantages(rollout)
+        hold = self._held_back(module)
         generator = policy_generator(module, "minibatches", self.seed)
         environment_loss = None if rollout.environment_loss is None else rollout.environment_loss.mean()
         steps: list[dict[str, Tensor]] = []
         for _ in range(self.epochs):
             for minibatch in minibatches(rollout, self.minibatch_size, generator):
-                loss, stats = self.loss(module, minibatch if not steps else minibatch.detach())
+                first = not steps
+                rows = minibatch if first else minibatch.detach()
+                whole = whole_batch(rows, left_out(rows, self.truncated))
+                losses = partial(self.loss, module, denominators=whole, critic_only=bool(hold))
                 # The environment learns once an iteration, in the first step; its graph is gone after that.
-                norms = module.optimize(loss, environment_loss if not steps else None, self.max_grad_norm)
-                steps.append(stats | norms)
-        return mean_stats(steps) | _advantage_stats(rollout)
+                stats = step(
+                    module,
+                    rows,
+                    self.microbatch_size,
+                    losses,
+                    environment_loss=environment_loss if first else None,
+                    max_grad_norm=self.max_grad_norm,
+                    hold=hold,
+                )
+                steps.append(stats)
+        return self._report(steps) | _advantage_stats(rollout) | self._adapt(kl)
 
     def estimate_advantages(self, rollout: Rollout) -> Rollout:
-        """Fill ``advantages`` (and ``returns`` where there is a critic).
+        """Fill ``advantages`` (and ``returns`` where there is a critic), with cut-off responses treated as asked.
 
         Raises:
-            ValueError: if a reference or a critic is asked for that the module does not have.
+            ValueError: if a reference, a critic or lengths are asked for that the module does not have.
         """
+        acted = rollout.response_mask
+        rollout = treat_truncated(rollout, self.truncated, self.truncation_penalty)
         mask = rollout.response_mask
-        shaped = shape_rewards(_rewards(rollout), step_kl(rollout, self.kl_coef, self.kl_estimator), mask, self.kl_coef)
+        kl = step_kl(rollout, self.kl_coef, self.kl_estimator)
+        # Rows that are left out of the loss keep a score, with which the other rows of their group are compared.
+        shaped = shape_rewards(rewards_of(rollout), kl if self.kl_place == "reward" else None, acted, self.kl_coef)
         returns = None
         if self.advantage_estimator == "gae":
             if rollout.values is None:
@@ -115,77 +197,116 @@ class PPOUpdate(PolicyUpdate):
                     "advantage_estimator: gae needs a critic, and this policy has none; "
                     "set `--update.advantage_estimator=leave_one_out`"
                 )
-            advantages, returns = gae(shaped, rollout.values, mask, self.gamma, self.lam)
+            cut_off = rollout.truncated if self.truncated == "bootstrap" else None
+            advantages, returns = gae(shaped, rollout.values, mask, self.gamma, self.lam, cut_off)
         else:
-            advantages = leave_one_out_advantages(rollout, shaped.sum(dim=1)).unsqueeze(1).expand_as(shaped)
+            advantages = leave_one_out_advantages(rollout, shaped.sum(dim=1))
+            advantages = torch.where(mask, advantages.unsqueeze(1), 0.0)
         if self.whiten_advantages:
-            advantages = masked_whiten(advantages, mask)
+            advantages = masked_whiten(advantages, mask, total=sum_over_ranks)
         return rollout.replace(advantages=advantages, returns=returns)
 
-    def loss(self, module: PolicyModule, minibatch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-        """Policy loss, value loss and entropy bonus of one minibatch, and what to report of them."""
+    def loss(
+        self,
+        module: PolicyModule,
+        minibatch: Rollout,
+        denominators: Denominators | None = None,
+        critic_only: bool = False,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Policy loss, value loss, entropy bonus and KL of a minibatch (or a part of one), and what to report of them.
+
+        Args:
+            module: evaluates the actions.
+            minibatch: rows with advantages.
+            denominators: of the whole minibatch, where these rows are a part of it.
+            critic_only: leave the policy's terms out of the loss.
+        """
         evaluation = module.evaluate_actions(minibatch)
         mask, advantages, old_log_probs = minibatch.response_mask, minibatch.advantages, minibatch.log_probs
         if advantages is None or old_log_probs is None:
             raise ValueError("PPO needs advantages and old log-probabilities; call estimate_advantages first")
+        how, whole = self.loss_aggregation, denominators
         loss, ppo = ppo_policy_loss(
-            evaluation.log_probs, old_log_probs.detach(), advantages, mask, self.clip_range, self.loss_aggregation
+            evaluation.log_probs, old_log_probs.detach(), advantages, mask, self.clip_range, how, whole
         )
-        entropy = masked_mean(evaluation.entropy, mask)
+        entropy = masked_mean(evaluation.entropy, mask, None if whole is None else whole.steps)
         stats = {f"update/{name}": value for name, value in ppo._asdict().items()}
         stats |= {"update/policy_loss": loss.detach(), "update/entropy": entropy.detach()}
         loss = loss - self.entropy_coef * entropy
+        if self.kl_place == "loss" and minibatch.ref_log_probs is not None:
+            kl = kl_divergence(evaluation.log_probs, minibatch.ref_log_probs, self.kl_estimator)
+            kl_loss = aggregate_loss(kl, mask, how, whole)
+            stats["update/kl_loss"] = kl_loss.detach()
+            loss = loss + self.kl_coef * kl_loss
+        if critic_only:
+            # Ranks wait for a gradient of every parameter: of the policy's, which do not step, too.
+            loss = 0.0 * loss if torch.distributed.is_initialized() else loss.new_zeros(())
         if evaluation.values is not None and minibatch.values is not None and minibatch.returns is not None:
             value_loss = ppo_value_loss(
-                evaluation.values,
-                minibatch.values,
-                minibatch.returns,
-                mask,
-                self.value_clip_range,
-                self.loss_aggregation,
+                evaluation.values, minibatch.values, minibatch.returns, mask, self.value_clip_range, how, whole
             )
             stats["update/value_loss"] = value_loss.detach()
             loss = loss + self.value_coef * value_loss
         return loss, stats
 
+    def _held_back(self, module: PolicyModule) -> frozenset[str]:
+        """The networks that do not step while the critic warms up."""
+        if module.iteration >= self.critic_warmup_iterations:
+            return frozenset()
+        return frozenset(module.networks()) - {"critic"} - module.environment_networks
 
-def step_kl(rollout: Rollout, kl_coef: float, estimator: KLEstimator) -> Tensor | None:
-    """``[B, T]`` KL estimate of each step against the reference; ``None`` where nothing asks for it.
-
-    Raises:
-        ValueError: if a penalty is wanted and the rollout has no reference log-probabilities.
-    """
-    if rollout.ref_log_probs is None or rollout.log_probs is None:
-        if kl_coef > 0:
-            raise ValueError(
-                f"kl_coef={kl_coef} needs a reference policy, and this module keeps none; set `--update.kl_coef=0`"
+    def _report(self, steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Means over the steps; and the first step's ratio, which only rounding may move away from 1."""
+        error = steps[0]["update/ratio_error_max"]
+        if not self._warned and float(error) > 1e-2:
+            self._warned = True
+            rank_zero_warn(
+                f"before the first step a ratio of PPO is off 1 by {float(error):.3g}: the policy is not scored now as "
+                "it was when it acted (dropout, another precision, batch statistics or temperature)"
             )
-        return None
-    return kl_divergence(rollout.log_probs.detach(), rollout.ref_log_probs, estimator)
+        stats = mean_stats([{k: v for k, v in one.items() if k != "update/ratio_error_max"} for one in steps])
+        return stats | {"update/ratio_error_first_minibatch": error}
+
+    def _adapt(self, kl: float | None) -> dict[str, Tensor]:
+        """Report the coefficient of this iteration and move it for the next one."""
+        if kl is None or self.kl_target is None:
+            return {}
+        used = torch.tensor(self.kl_coef)
+        self.kl_coef = adapt_kl_coef(self.kl_coef, kl, self.kl_target)
+        return {"update/kl_coef": used}
 
 
-def leave_one_out_advantages(rollout: Rollout, rewards: Tensor) -> Tensor:
-    """``[B]`` reward minus the mean reward of the other rows of the same group."""
-    groups = rollout.groups()
-    advantages = torch.empty_like(rewards)
-    advantages[groups] = rewards[groups] - leave_one_out_baseline(rewards[groups])
-    return advantages
-
-
-def _rewards(rollout: Rollout) -> Tensor:
-    if rollout.rewards is None:
-        raise ValueError("an update needs rewards, and this rollout has none")
-    return rollout.rewards.detach()
+def _check_kl(coef: float, estimator: KLEstimator, place: KLPlace, target: float | None) -> None:
+    if estimator not in get_args(KLEstimator) or place not in get_args(KLPlace):
+        raise ValueError(f"kl_estimator must be k1, k2 or k3 and kl_place reward or loss, got {estimator}, {place}")
+    if coef < 0:
+        raise ValueError(f"kl_coef must not be negative, got {coef}")
+    if place == "loss" and estimator == "k1" and coef > 0:
+        raise ValueError(
+            "kl_place: loss with kl_estimator: k1 would do nothing, because the expected gradient of k1 is 0; "
+            "choose k2 (the exact KL's gradient) or k3, or kl_place: reward"
+        )
+    if target is not None and (target <= 0 or coef == 0):
+        raise ValueError(f"kl_target must be positive and start from a kl_coef above 0, got {target} and {coef}")
 
 
 def _advantage_stats(rollout: Rollout) -> dict[str, Tensor]:
-    """Explained variance of the critic: 1 - Var(returns - values) / Var(returns); NaN for constant returns."""
+    """Moments of the advantages that are learned from, and explained variance of the critic.
+
+    That is 1 - Var(returns - values) / Var(returns); NaN for constant returns.
+    """
+    assert rollout.advantages is not None
+    mask, advantages = rollout.response_mask, rollout.advantages
+    stats = {
+        "update/advantage_mean": masked_mean(advantages, mask),
+        "update/advantage_std": _variance(advantages, mask).sqrt(),
+        "update/advantage_abs_max": torch.where(mask, advantages.abs(), 0.0).max(),
+    }
     if rollout.returns is None or rollout.values is None:
-        return {}
-    mask = rollout.response_mask
+        return stats
     spread = _variance(rollout.returns, mask)
     explained = 1 - _variance(rollout.returns - rollout.values, mask) / spread
-    return {"update/explained_variance": torch.where(spread > 0, explained, torch.nan)}
+    return stats | {"update/explained_variance": torch.where(spread > 0, explained, torch.nan)}
 
 
 def _variance(values: Tensor, mask: Tensor) -> Tensor:

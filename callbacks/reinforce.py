@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ..functional import KLEstimator, LossAggregation, masked_mean, reinforce_loss, shape_rewards
+from ..functional import Denominators, KLEstimator, LossAggregation, masked_mean, reinforce_loss, shape_rewards
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
-from .minibatches import mean_stats, minibatches
-from .ppo import leave_one_out_advantages, step_kl
+from .minibatches import mean_over_ranks, mean_stats, minibatches, step, whole_batch
+from .plan import announce_plan, check_sizes
+from .shaping import check_truncation, leave_one_out_advantages, left_out, rewards_of, step_kl, treat_truncated
 
 Baseline = Literal["leave_one_out", "group_mean", "running_mean", "none"]
+TruncatedInReinforce = Literal["keep", "penalty", "mask"]
 
 
 class ReinforceUpdate(PolicyUpdate):
@@ -28,6 +31,12 @@ class ReinforceUpdate(PolicyUpdate):
         entropy_coef: weight of the entropy bonus.
         loss_aggregation: ``seq_sum`` is the joint log-probability; ``seq_mean`` divides it by the row's steps.
         minibatch_size: rows an optimiser step; ``None`` takes one step on all rows, the exact policy gradient.
+        microbatch_size: rows a forward and backward pass, whose gradients add up to the minibatch's; ``None`` passes
+            over all of it at once.
+        truncated: what to do with responses that were cut off at the longest length: ``keep`` takes their reward as it
+            is, ``penalty`` subtracts ``truncation_penalty`` from it, ``mask`` leaves them out of the loss (and in the
+            baseline, which the other responses are compared with).
+        truncation_penalty: of ``truncated: penalty``, in units of the reward.
         max_grad_norm: clip each network's gradient to this norm; ``None`` does not clip.
         seed: of the minibatches' order.
     """
@@ -41,18 +50,25 @@ class ReinforceUpdate(PolicyUpdate):
         entropy_coef: float = 0.0,
         loss_aggregation: LossAggregation = "seq_mean",
         minibatch_size: int | None = None,
+        microbatch_size: int | None = None,
+        truncated: TruncatedInReinforce = "keep",
+        truncation_penalty: float = 1.0,
         max_grad_norm: float | None = None,
         seed: int = 0,
     ) -> None:
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+        check_sizes(minibatch_size, microbatch_size)
+        check_truncation(truncated, truncation_penalty, get_args(TruncatedInReinforce))
         self.baseline: Baseline = baseline
         self.momentum = momentum
         self.kl_coef = kl_coef
         self.kl_estimator: KLEstimator = kl_estimator
         self.entropy_coef = entropy_coef
         self.loss_aggregation: LossAggregation = loss_aggregation
-        self.minibatch_size = minibatch_size
+        self.minibatch_size, self.microbatch_size = minibatch_size, microbatch_size
+        self.truncated: TruncatedInReinforce = truncated
+        self.truncation_penalty = truncation_penalty
         self.max_grad_norm = max_grad_norm
         self.seed = seed
         self._running_mean: float | None = None
@@ -70,16 +86,29 @@ class ReinforceUpdate(PolicyUpdate):
         """Go on from a saved running mean."""
         self._running_mean = state_dict["running_mean"]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check and print the sizes."""
+        announce_plan(trainer, pl_module, self.minibatch_size, self.microbatch_size, epochs=1)
+
     def update(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> dict[str, Tensor]:
         """One pass of optimiser steps over the kept rows."""
         rollout = rollout.replace(advantages=self.estimate_advantages(rollout))
+        rollout = treat_truncated(rollout, self.truncated, self.truncation_penalty)
         environment_loss = None if rollout.environment_loss is None else rollout.environment_loss.mean()
         steps: list[dict[str, Tensor]] = []
         for minibatch in minibatches(rollout, self.minibatch_size, policy_generator(module, "minibatches", self.seed)):
             # Before the first step the graph of the actions is still good; after it the policy is another one.
-            loss, stats = self.loss(module, minibatch if not steps else minibatch.detach())
-            norms = module.optimize(loss, environment_loss if not steps else None, self.max_grad_norm)
-            steps.append(stats | norms)
+            rows = minibatch.detach() if steps else minibatch
+            whole = whole_batch(rows, left_out(rows, self.truncated))
+            stats = step(
+                module,
+                rows,
+                self.microbatch_size,
+                partial(self.loss, module, denominators=whole),
+                environment_loss=None if steps else environment_loss,
+                max_grad_norm=self.max_grad_norm,
+            )
+            steps.append(stats)
         return mean_stats(steps)
 
     def estimate_advantages(self, rollout: Rollout) -> Tensor:
@@ -88,10 +117,9 @@ class ReinforceUpdate(PolicyUpdate):
         Raises:
             ValueError: without rewards, or for a leave-one-out baseline with one row a group.
         """
-        if rollout.rewards is None:
-            raise ValueError("an update needs rewards, and this rollout has none")
+        treated = treat_truncated(rollout, self.truncated, self.truncation_penalty)
         kl = step_kl(rollout, self.kl_coef, self.kl_estimator)
-        rewards = shape_rewards(rollout.rewards.detach(), kl, rollout.response_mask, self.kl_coef).sum(dim=1)
+        rewards = shape_rewards(rewards_of(treated), kl, rollout.response_mask, self.kl_coef).sum(dim=1)
         if self.baseline == "leave_one_out":
             return leave_one_out_advantages(rollout, rewards)
         if self.baseline == "group_mean":
@@ -100,17 +128,19 @@ class ReinforceUpdate(PolicyUpdate):
             advantages[groups] -= rewards[groups].mean(dim=1, keepdim=True)
             return advantages
         if self.baseline == "running_mean":
-            return rewards - self._update_running_mean(float(rewards.mean()))
+            return rewards - self._update_running_mean(float(mean_over_ranks(rewards.mean())))
         return rewards
 
-    def loss(self, module: PolicyModule, minibatch: Rollout) -> tuple[Tensor, dict[str, Tensor]]:
-        """REINFORCE loss and entropy bonus of one minibatch."""
+    def loss(
+        self, module: PolicyModule, minibatch: Rollout, denominators: Denominators | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """REINFORCE loss and entropy bonus of a minibatch, or of a part of the one that the denominators belong to."""
         if minibatch.advantages is None:
             raise ValueError("REINFORCE needs advantages; call estimate_advantages first")
         evaluation = module.evaluate_actions(minibatch)
         mask = minibatch.response_mask
-        loss = reinforce_loss(evaluation.log_probs, minibatch.advantages, mask, self.loss_aggregation)
-        entropy = masked_mean(evaluation.entropy, mask)
+        loss = reinforce_loss(evaluation.log_probs, minibatch.advantages, mask, self.loss_aggregation, denominators)
+        entropy = masked_mean(evaluation.entropy, mask, None if denominators is None else denominators.steps)
         stats = {"update/policy_loss": loss.detach(), "update/entropy": entropy.detach()}
         return loss - self.entropy_coef * entropy, stats
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from ..rollout import Rollout
@@ -112,20 +114,23 @@ class PolicyModule(LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """One round of the loop."""
-        started = time.perf_counter()
-        rollout = self.reward(self.act(batch))
-        acted = time.perf_counter()
+        clock = _Clock()
+        rollout = self.act(batch)
+        clock.lap("act")
+        tokens = rollout.response_mask.sum()
+        rollout = self.reward(rollout)
+        clock.lap("reward")
         for callback in self._policy_callbacks():
             rollout = callback.on_rollout(self.trainer, self, rollout)
+        clock.lap("filter")
         rollout = self.complete(rollout)
-        completed = time.perf_counter()
+        clock.lap("complete")
         stats = self._policy_update().update(self.trainer, self, rollout)
+        clock.lap("update")
         self.iteration += 1
         self.log("step", float(self.iteration))  # Lightning takes this as the x-axis of every logger
         self.log("iteration", float(self.iteration))
-        self.log("timing/act_and_reward_s", acted - started)
-        self.log("timing/complete_s", completed - acted)
-        self.log("timing/update_s", time.perf_counter() - completed)
+        self.log_dict(clock.metrics(tokens))
         for callback in self._policy_callbacks():
             callback.on_update_end(self.trainer, self, rollout, stats)
         self._step_schedulers("step")
@@ -137,14 +142,23 @@ class PolicyModule(LightningModule, ABC):
         self._step_schedulers("epoch")
 
     def optimize(
-        self, loss: Tensor, environment_loss: Tensor | None = None, max_grad_norm: float | None = None
+        self,
+        loss: Tensor | Sequence[Callable[[], Tensor]],
+        environment_loss: Tensor | None = None,
+        max_grad_norm: float | None = None,
+        *,
+        hold: Collection[str] = (),
+        shared_graph: bool = False,
     ) -> dict[str, Tensor]:
-        """One backward pass and one step of each optimiser concerned.
+        """One step of each optimiser concerned, after one backward pass, or several whose gradients add up.
 
         Args:
-            loss: scalar loss of the policy (and critic).
+            loss: scalar loss of the policy (and critic), or functions that each compute one part of it: every part is
+                computed, and its graph freed, before the next one is.
             environment_loss: scalar loss of the environment's networks; they step only when it is given.
             max_grad_norm: each network's gradient is clipped to this norm; ``None`` does not clip.
+            hold: names of networks that do not step.
+            shared_graph: the parts hang on one graph, which must live until the last of them.
 
         Returns:
             The norm of each stepped network's gradient before clipping, as ``update/grad_norm_<network>``.
@@ -152,17 +166,32 @@ class PolicyModule(LightningModule, ABC):
         stepped = {
             name: (network, optimizer)
             for (name, network), optimizer in zip(self.networks().items(), self._optimizers(), strict=True)
-            if environment_loss is not None or name not in self.environment_networks
+            if name not in hold and (environment_loss is not None or name not in self.environment_networks)
         }
         for _, optimizer in stepped.values():
             optimizer.zero_grad()
-        self.manual_backward(loss if environment_loss is None else loss + environment_loss)
+        self._backward([lambda: loss] if isinstance(loss, Tensor) else loss, environment_loss, shared_graph)
         norms = {}
         for name, (network, optimizer) in stepped.items():
             limit = float("inf") if max_grad_norm is None else max_grad_norm
             norms[f"update/grad_norm_{name}"] = nn.utils.clip_grad_norm_(network.parameters(), limit).detach()
             optimizer.step()
         return norms
+
+    def _backward(
+        self, parts: Sequence[Callable[[], Tensor]], environment_loss: Tensor | None, shared_graph: bool
+    ) -> None:
+        """The backward passes of one step; ranks exchange gradients in the last one only."""
+        strategy = self.trainer.strategy
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
+            quiet = isinstance(strategy, ParallelStrategy) and not last
+            with strategy.block_backward_sync() if quiet else nullcontext():  # type: ignore[attr-defined]
+                loss = part()
+                if environment_loss is not None and number == 1:
+                    loss = loss + environment_loss
+                self.manual_backward(loss, retain_graph=shared_graph and not last)
+            del loss  # with it goes its graph, before the next part builds another
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the iteration counter."""
@@ -206,6 +235,26 @@ class PolicyModule(LightningModule, ABC):
                 + f". Use `--update {wanted}`."
             )
         return updates[0]
+
+
+class _Clock:
+    """Seconds of this process in each phase of an iteration, and the pace that they make."""
+
+    def __init__(self) -> None:
+        self._last = time.perf_counter()
+        self._seconds: dict[str, float] = {}
+
+    def lap(self, phase: str) -> None:
+        """The phase that ends now."""
+        now = time.perf_counter()
+        self._seconds[phase], self._last = now - self._last, now
+
+    def metrics(self, tokens: Tensor) -> dict[str, float | Tensor]:
+        """Under ``timing/`` names; ``tokens`` are those that were sampled."""
+        whole = sum(self._seconds.values())
+        metrics: dict[str, float | Tensor] = {f"timing/{phase}_s": value for phase, value in self._seconds.items()}
+        pace = {"timing/tokens_per_s": tokens / whole, "timing/act_tokens_per_s": tokens / self._seconds["act"]}
+        return metrics | {"timing/iteration_s": whole} | pace
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

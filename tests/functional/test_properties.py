@@ -90,7 +90,7 @@ def test_shards_of_equal_size_average_to_the_whole(how: LossAggregation) -> None
 
 
 def test_token_mean_is_the_mean_of_all_tokens() -> None:
-    """It weighs ranks by their rows and not by their tokens; within one rank it is the plain mean."""
+    """Of those here; parts of a batch are given the whole's number of tokens instead."""
     x, _, mask = _batch(0)
     assert aggregate_loss(x, mask, "token_mean").item() == pytest.approx(x[mask].mean().item())
 

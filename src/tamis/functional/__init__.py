@@ -5,13 +5,14 @@ from .evaluation import Interval, binomial_standard_error, bootstrap_interval, p
 from .losses import (
     KLEstimator,
     PPOStats,
+    adapt_kl_coef,
     bradley_terry_loss,
     kl_divergence,
     ppo_policy_loss,
     ppo_value_loss,
     reinforce_loss,
 )
-from .masked import LossAggregation, aggregate_loss, masked_mean, masked_whiten
+from .masked import Denominators, LossAggregation, aggregate_loss, masked_mean, masked_whiten
 from .noise import official_noise_objective, upsample_blur, upsample_blur_matrix
 from .reliability import Binning, RSquared, r_squared
 from .selection import SelectionMode, Strategy, select, selection_weights
@@ -26,6 +27,7 @@ __all__ = [
     "gae",
     "leave_one_out_baseline",
     "LossAggregation",
+    "Denominators",
     "masked_mean",
     "masked_whiten",
     "aggregate_loss",
@@ -35,6 +37,7 @@ __all__ = [
     "reinforce_loss",
     "KLEstimator",
     "kl_divergence",
+    "adapt_kl_coef",
     "bradley_terry_loss",
     "Binning",
     "RSquared",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .masked import LossAggregation, aggregate_loss, masked_mean
+from .masked import Denominators, LossAggregation, aggregate_loss, masked_mean
 
 KLEstimator = Literal["k1", "k2", "k3"]
 
@@ -21,12 +21,14 @@ class PPOStats(NamedTuple):
         approx_kl: k3 estimate of KL(old || new), in nats per step.
         ratio_mean: mean of the importance ratio.
         ratio_max: its largest value.
+        ratio_error_max: largest distance of the ratio from 1; rounding alone before the first step.
     """
 
     clip_fraction: Tensor
     approx_kl: Tensor
     ratio_mean: Tensor
     ratio_max: Tensor
+    ratio_error_max: Tensor
 
 
 def ppo_policy_loss(
@@ -36,6 +38,7 @@ def ppo_policy_loss(
     mask: Tensor,
     clip_range: float = 0.2,
     aggregation: LossAggregation = "seq_mean",
+    denominators: Denominators | None = None,
 ) -> tuple[Tensor, PPOStats]:
     """Clipped surrogate (Schulman et al. 2017, eq. 7), negated so that it is minimised.
 
@@ -46,6 +49,7 @@ def ppo_policy_loss(
         mask: ``[B, T]`` bool.
         clip_range: epsilon > 0.
         aggregation: see `aggregate_loss`.
+        denominators: of the whole optimiser batch, where this is a part of it; the parts' losses and means then add up.
 
     Raises:
         ValueError: if ``clip_range`` is not positive.
@@ -56,14 +60,16 @@ def ppo_policy_loss(
     ratio = log_ratio.exp()
     clipped = ratio.clamp(1 - clip_range, 1 + clip_range)
     loss = -torch.minimum(ratio * advantages, clipped * advantages)
+    steps = None if denominators is None else denominators.steps
     with torch.no_grad():
         stats = PPOStats(
-            clip_fraction=masked_mean(((ratio - 1).abs() > clip_range).float(), mask),
-            approx_kl=masked_mean(ratio - 1 - log_ratio, mask),
-            ratio_mean=masked_mean(ratio, mask),
+            clip_fraction=masked_mean(((ratio - 1).abs() > clip_range).float(), mask, steps),
+            approx_kl=masked_mean(ratio - 1 - log_ratio, mask, steps),
+            ratio_mean=masked_mean(ratio, mask, steps),
             ratio_max=torch.where(mask, ratio, 0.0).amax(),
+            ratio_error_max=torch.where(mask, (ratio - 1).abs(), 0.0).amax(),
         )
-    return aggregate_loss(loss, mask, aggregation), stats
+    return aggregate_loss(loss, mask, aggregation, denominators), stats
 
 
 def ppo_value_loss(
@@ -73,6 +79,7 @@ def ppo_value_loss(
     mask: Tensor,
     clip_range: float | None = 0.2,
     aggregation: LossAggregation = "seq_mean",
+    denominators: Denominators | None = None,
 ) -> Tensor:
     """Half the squared error to the returns; with clipping, the larger of the clipped and the unclipped error.
 
@@ -83,16 +90,21 @@ def ppo_value_loss(
         mask: ``[B, T]`` bool.
         clip_range: how far a value may move from its old one before it stops paying; ``None`` does not clip.
         aggregation: see `aggregate_loss`.
+        denominators: see `aggregate_loss`.
     """
     error = (values - returns) ** 2
     if clip_range is not None:
         near = old_values + (values - old_values).clamp(-clip_range, clip_range)
         error = torch.maximum(error, (near - returns) ** 2)
-    return 0.5 * aggregate_loss(error, mask, aggregation)
+    return 0.5 * aggregate_loss(error, mask, aggregation, denominators)
 
 
 def reinforce_loss(
-    log_probs: Tensor, advantages: Tensor, mask: Tensor, aggregation: LossAggregation = "seq_sum"
+    log_probs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    aggregation: LossAggregation = "seq_sum",
+    denominators: Denominators | None = None,
 ) -> Tensor:
     """``-A sum_t log pi(a_t)`` (Williams 1992), averaged over rows.
 
@@ -102,17 +114,20 @@ def reinforce_loss(
         mask: ``[B, T]`` bool.
         aggregation: ``seq_sum`` is the theorem's joint log-probability; the means only rescale rows, see
             `aggregate_loss`.
+        denominators: see `aggregate_loss`.
     """
     if advantages.dim() == 1:
         advantages = advantages.unsqueeze(1)
-    return aggregate_loss(-advantages * log_probs, mask, aggregation)
+    return aggregate_loss(-advantages * log_probs, mask, aggregation, denominators)
 
 
 def kl_divergence(log_probs: Tensor, ref_log_probs: Tensor, estimator: KLEstimator = "k1") -> Tensor:
     """Per-step estimate of KL(policy || reference) from steps that the policy drew (Schulman 2020, "Approximating KL").
 
     With ``r = log pi_ref - log pi``: k1 is ``-r`` (unbiased, may be negative), k2 is ``r^2 / 2`` (biased, low
-    variance), k3 is ``e^r - 1 - r`` (unbiased, never negative).
+    variance), k3 is ``e^r - 1 - r`` (unbiased, never negative). As a loss, on steps that the policy itself drew, it is
+    the other way round: the expected gradient of k2 is exactly that of KL(policy || reference), that of k3 is the
+    gradient of KL(reference || policy), which agrees only nearby, and that of k1 is 0.
 
     Args:
         log_probs: any shape, nats.
@@ -130,6 +145,26 @@ def kl_divergence(log_probs: Tensor, ref_log_probs: Tensor, estimator: KLEstimat
     if estimator == "k3":
         return torch.expm1(log_ratio) - log_ratio
     raise ValueError(f"estimator must be 'k1', 'k2' or 'k3', got {estimator!r}")
+
+
+def adapt_kl_coef(coef: float, kl: float, target: float, gain: float = 0.1) -> float:
+    """The next KL coefficient of a proportional controller in log-space (Ziegler et al. 2019, section 2.2).
+
+    ``coef * (1 + gain * e)`` with ``e = (kl - target) / target``, clipped to [-0.2, 0.2].
+
+    Args:
+        coef: beta of this iteration.
+        kl: what was measured, nats a response.
+        target: what is wanted, in the same units, > 0.
+        gain: K_beta, in (0, 5), so that the coefficient stays positive.
+
+    Raises:
+        ValueError: for a target or a gain out of range.
+    """
+    if target <= 0 or not 0 < gain < 5:
+        raise ValueError(f"the target must be positive and the gain lie in (0, 5), got {target} and {gain}")
+    error = min(max((kl - target) / target, -0.2), 0.2)
+    return coef * (1 + gain * error)
 
 
 def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,43 +11,78 @@ from torch import Tensor
 LossAggregation = Literal["token_mean", "seq_mean", "seq_sum"]
 
 
+class Denominators(NamedTuple):
+    """What sums over a batch are divided by, so that parts of it add up to the mean over all of it.
+
+    Args:
+        steps: number of valid steps, a scalar of at least 1.
+        rows: number of rows, a scalar of at least 1.
+    """
+
+    steps: Tensor
+    rows: Tensor
+
+
 def _check_same_shape(values: Tensor, mask: Tensor) -> None:
     if values.shape != mask.shape:
         raise ValueError(f"values {tuple(values.shape)} and mask {tuple(mask.shape)} must have the same shape")
 
 
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+def masked_mean(values: Tensor, mask: Tensor, steps: Tensor | None = None) -> Tensor:
     """Mean of ``values[mask]``; 0 where nothing is valid.
 
     Args:
         values: any shape.
         mask: same shape, bool, True = counts.
+        steps: divide by this number instead of the valid ones here: the steps of a batch of which this is a part.
 
     Raises:
         ValueError: if the shapes differ.
     """
     _check_same_shape(values, mask)
-    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
+    return torch.where(mask, values, 0.0).sum() / (mask.sum().clamp(min=1) if steps is None else steps)
 
 
-def masked_whiten(values: Tensor, mask: Tensor, shift_mean: bool = True, eps: float = 1e-8) -> Tensor:
+def masked_whiten(
+    values: Tensor,
+    mask: Tensor,
+    shift_mean: bool = True,
+    eps: float = 1e-8,
+    total: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Bring the valid values to mean 0 (unless ``shift_mean`` is False, which keeps the mean) and variance 1.
 
     The variance is the biased one. With at most one valid value there is no spread to divide by: it is only shifted.
     Values off the mask become 0.
 
+    Args:
+        values: any shape.
+        mask: same shape, bool, True = counts.
+        shift_mean: subtract the mean.
+        eps: added to the variance.
+        total: sums a scalar over all processes, where each holds a part of the values; ``None`` for one process.
+
     Raises:
         ValueError: if the shapes differ.
     """
     _check_same_shape(values, mask)
-    mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean) ** 2, mask)
-    scale = torch.where(mask.sum() > 1, torch.rsqrt(variance + eps), torch.ones_like(variance))
+    total = total or (lambda part: part)
+    count = total(mask.sum())
+    steps = count.clamp(min=1)
+    # The mean first and then the squares about it: a sum of plain squares would lose the digits of a large mean.
+    mean = total(torch.where(mask, values, 0.0).sum()) / steps
+    variance = total(torch.where(mask, (values - mean) ** 2, 0.0).sum()) / steps
+    scale = torch.where(count > 1, torch.rsqrt(variance + eps), torch.ones_like(variance))
     whitened = (values - mean) * scale + (0.0 if shift_mean else mean)
     return torch.where(mask, whitened, 0.0)
 
 
-def aggregate_loss(loss: Tensor, mask: Tensor, aggregation: LossAggregation = "seq_mean") -> Tensor:
+def aggregate_loss(
+    loss: Tensor,
+    mask: Tensor,
+    aggregation: LossAggregation = "seq_mean",
+    denominators: Denominators | None = None,
+) -> Tensor:
     """Turn a loss per step into a scalar.
 
     Args:
@@ -55,16 +91,17 @@ def aggregate_loss(loss: Tensor, mask: Tensor, aggregation: LossAggregation = "s
         aggregation: ``token_mean`` weighs every valid step alike; ``seq_mean`` takes each row's mean, then the mean
             over rows (the PF-PPO authors' code); ``seq_sum`` each row's sum, then the mean over rows (the joint
             log-probability of the policy gradient theorem). Rows without a valid step count as 0.
+        denominators: of the whole batch, where this is a part of one; the parts' losses then add up to the whole's.
 
     Raises:
         ValueError: on different shapes or an unknown aggregation.
     """
     _check_same_shape(loss, mask)
     if aggregation == "token_mean":
-        return masked_mean(loss, mask)
-    row_sums = torch.where(mask, loss, 0.0).sum(dim=1)
-    if aggregation == "seq_sum":
-        return row_sums.mean()
+        return masked_mean(loss, mask, None if denominators is None else denominators.steps)
+    rows = torch.where(mask, loss, 0.0).sum(dim=1)
+    if aggregation not in ("seq_mean", "seq_sum"):
+        raise ValueError(f"aggregation must be 'token_mean', 'seq_mean' or 'seq_sum', got {aggregation!r}")
     if aggregation == "seq_mean":
-        return (row_sums / mask.sum(dim=1).clamp(min=1)).mean()
-    raise ValueError(f"aggregation must be 'token_mean', 'seq_mean' or 'seq_sum', got {aggregation!r}")
+        rows = rows / mask.sum(dim=1).clamp(min=1)
+    return rows.mean() if denominators is None else rows.sum() / denominators.rows

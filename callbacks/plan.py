@@ -1,0 +1,74 @@
+"""How many rows an iteration, an optimiser step and a pass have: checked before training, and printed once."""
+
+from __future__ import annotations
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from .filtration import Filtration
+
+
+def announce_plan(
+    trainer: Trainer, module: LightningModule, minibatch_size: int | None, microbatch_size: int | None, epochs: int
+) -> None:
+    """Refuse sizes that do not divide, and print the others with the optimiser steps that they mean.
+
+    Sizes are of one process. What the data or the module do not tell (a batch size, N) is checked in the first
+    iteration instead.
+
+    Raises:
+        ValueError: if the kept rows are no multiple of ``minibatch_size``, or that none of ``microbatch_size``.
+    """
+    rows = rows_an_iteration(trainer, module)
+    kept = None if rows is None else rows[1]
+    steps = None
+    if minibatch_size is not None and kept is not None:
+        if kept % minibatch_size:
+            raise ValueError(
+                f"{kept} kept rows an iteration cannot be cut into minibatches of {minibatch_size}; choose a "
+                f"minibatch_size that divides {kept}, another batch size, or null for one step on all rows"
+            )
+        steps = epochs * kept // minibatch_size
+    minibatch = minibatch_size or kept
+    if microbatch_size is not None and minibatch is not None and minibatch % microbatch_size:
+        raise ValueError(
+            f"a minibatch of {minibatch} rows cannot be cut into microbatches of {microbatch_size}; choose a "
+            f"microbatch_size that divides {minibatch}, or null for one pass over all of it"
+        )
+    table = {
+        "rollout_batch": "unknown" if rows is None else f"{rows[0]} rows sampled, {rows[1]} kept",
+        "minibatch": minibatch or "all kept rows",
+        "microbatch": microbatch_size or "the minibatch",
+        "ppo_epochs": epochs,
+        "optimiser steps an iteration": epochs if minibatch_size is None else steps or "unknown",
+    }
+    lines = "\n".join(f"  {name:<28} {value}" for name, value in table.items())
+    rank_zero_info(f"The update's sizes, of each of {trainer.world_size} process(es):\n{lines}")
+
+
+def check_sizes(minibatch_size: int | None, microbatch_size: int | None) -> None:
+    """What can be said without data: sizes are positive, and a minibatch is a whole number of microbatches.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    for name, size in (("minibatch_size", minibatch_size), ("microbatch_size", microbatch_size)):
+        if size is not None and size < 1:
+            raise ValueError(f"{name} must be at least 1 or null, got {size}")
+    if minibatch_size is not None and microbatch_size is not None and minibatch_size % microbatch_size:
+        raise ValueError(
+            f"minibatch_size={minibatch_size} is no multiple of microbatch_size={microbatch_size}; "
+            f"choose a microbatch_size that divides {minibatch_size}"
+        )
+
+
+def rows_an_iteration(trainer: Trainer, module: LightningModule) -> tuple[int, int] | None:
+    """Rows that a full batch samples and those that filters keep, where data and module tell."""
+    batch, n = getattr(trainer.train_dataloader, "batch_size", None), getattr(module, "num_samples", None)
+    if not (isinstance(batch, int) and isinstance(n, int)):
+        return None
+    kept = n
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Filtration) and callback.strategy != "none":
+            kept = callback.keep
+    return batch * n, batch * kept

@@ -1,0 +1,93 @@
+"""What is done to rewards and masks before advantages are estimated: cut-off responses and the KL to the reference."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..functional import KLEstimator, kl_divergence, leave_one_out_baseline
+from ..rollout import Rollout
+from .minibatches import mean_over_ranks
+
+Truncated = Literal["keep", "penalty", "bootstrap", "mask"]
+KLPlace = Literal["reward", "loss"]
+
+
+def check_truncation(truncated: str, penalty: float, known: tuple[str, ...]) -> None:
+    """Refuse an unknown treatment of cut-off responses, and a penalty that pays.
+
+    Raises:
+        ValueError: naming what is allowed.
+    """
+    if truncated not in known:
+        raise ValueError(f"truncated must be one of {', '.join(known)}, got {truncated!r}")
+    if penalty < 0:
+        raise ValueError(f"truncation_penalty is subtracted and must not be negative, got {penalty}")
+
+
+def treat_truncated(rollout: Rollout, truncated: Truncated, penalty: float) -> Rollout:
+    """The rollout with the rewards (``penalty``) or the mask (``mask``) of its cut-off responses changed.
+
+    Raises:
+        ValueError: if a treatment is wanted and the rollout does not tell which responses were cut off.
+    """
+    if truncated == "keep":
+        return rollout
+    if rollout.truncated is None:
+        raise ValueError(
+            f"truncated: {truncated} needs to know which responses were cut off, and this policy's never are; "
+            "set `--update.truncated=keep`"
+        )
+    if truncated == "penalty":
+        rewards = rewards_of(rollout)
+        return rollout.replace(rewards=rewards - penalty * rollout.truncated.to(rewards))
+    if truncated == "mask":
+        return rollout.replace(response_mask=rollout.response_mask & ~rollout.truncated.unsqueeze(1))
+    return rollout
+
+
+def left_out(rollout: Rollout, truncated: Truncated) -> Tensor | None:
+    """``[B]`` bool, the rows that are in no loss, ``None`` where all are."""
+    return rollout.truncated if truncated == "mask" else None
+
+
+def rewards_of(rollout: Rollout) -> Tensor:
+    """The rewards as constants.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if rollout.rewards is None:
+        raise ValueError("an update needs rewards, and this rollout has none")
+    return rollout.rewards.detach()
+
+
+def step_kl(rollout: Rollout, kl_coef: float, estimator: KLEstimator) -> Tensor | None:
+    """``[B, T]`` KL estimate of each step against the reference; ``None`` where nothing asks for it.
+
+    Raises:
+        ValueError: if a penalty is wanted and the rollout has no reference log-probabilities.
+    """
+    if rollout.ref_log_probs is None or rollout.log_probs is None:
+        if kl_coef > 0:
+            raise ValueError(
+                f"kl_coef={kl_coef} needs a reference policy, and this module keeps none; set `--update.kl_coef=0`"
+            )
+        return None
+    return kl_divergence(rollout.log_probs.detach(), rollout.ref_log_probs, estimator)
+
+
+def response_kl(rollout: Rollout) -> float:
+    """Mean over rows (of all ranks) of the k1 estimate of a whole response's KL, in nats; 0 without a reference."""
+    kl = step_kl(rollout, 0.0, "k1")
+    return 0.0 if kl is None else float(mean_over_ranks((kl * rollout.response_mask).sum(dim=1).mean()))
+
+
+def leave_one_out_advantages(rollout: Rollout, rewards: Tensor) -> Tensor:
+    """``[B]`` reward minus the mean reward of the other rows of the same group."""
+    groups = rollout.groups()
+    advantages = torch.empty_like(rewards)
+    advantages[groups] = rewards[groups] - leave_one_out_baseline(rewards[groups])
+    return advantages
