@@ -11,6 +11,7 @@ from .ppo import PPOUpdate
 from .preference_writer import PreferenceWriter
 from .reinforce import ReinforceUpdate
 from .reliability import RewardReliability
+from .rollout_table import RolloutTable
 
 __all__ = [
     "PolicyCallback",
@@ -24,5 +25,6 @@ __all__ = [
     "PreferenceWriter",
     "RewardReliability",
     "CompletionTable",
+    "RolloutTable",
     "ModelExport",
 ]

@@ -79,6 +79,7 @@ class Filtration(PolicyCallback):
             {
                 "filter/rows_in": float(len(rollout)),
                 "filter/rows_kept": float(len(kept)),
+                "filter/rows_dropped": float(len(rollout) - len(kept)),
                 "filter/reward_all": rewards.mean(),
                 "filter/reward_kept": rewards.gather(1, columns).mean(),
             },

@@ -62,12 +62,16 @@ class UnitTests(Reward):
         self.verifier = Verifier(workers, isolation, limits)
 
     def forward(self, records: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> Tensor:
-        """See `Reward`.
+        """See `Reward`; also notes each ``verdict`` in its record.
 
         Raises:
             RuntimeError: if no completion at all got a verdict.
         """
-        return self.rewards([record["prompt"] for record in records], self.verifier.run(records, completions))
+        verdicts = self.verifier.run(records, completions)
+        for record, verdict in zip(records, verdicts, strict=True):
+            if isinstance(record, dict):
+                record["verdict"] = str(verdict.status)  # for people: a rollout's records carry it into tables
+        return self.rewards([record["prompt"] for record in records], verdicts)
 
     def rewards(self, prompts: Sequence[str], verdicts: Sequence[Verdict]) -> Tensor:
         """``[B]`` the reward of each verdict.

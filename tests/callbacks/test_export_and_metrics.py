@@ -28,13 +28,17 @@ ROLLOUT = {
     "rollout/length_mean",
     "rollout/length_max",
     "rollout/truncated_rate",
+    "rollout/eos_rate",
 }
-KL = {"rollout/kl", "rollout/kl_per_token"}
-FILTER = {"filter/rows_in", "filter/rows_kept", "filter/reward_all", "filter/reward_kept"}
-POLICY = {"update/policy_loss", "update/entropy", "update/grad_norm_policy"}
+KL = {"rollout/kl", "rollout/kl_per_token", "rollout/reward_after_kl"}
+FILTER = {"filter/rows_in", "filter/rows_kept", "filter/rows_dropped", "filter/reward_all", "filter/reward_kept"}
+POLICY = {"update/policy_loss", "update/entropy", "update/grad_norm_policy", "update/lr_policy"}
 PPO = {"update/clip_fraction", "update/approx_kl", "update/ratio_mean", "update/ratio_max"}
-CRITIC = {"update/value_loss", "update/explained_variance", "update/grad_norm_critic"}
-LOOP = {"timing/act_and_reward_s", "timing/complete_s", "timing/update_s", "iteration", "step"}
+PPO |= {"update/ratio_error_first_minibatch", *(f"update/advantage_{name}" for name in ("mean", "std", "abs_max"))}
+CRITIC = {"update/value_loss", "update/explained_variance", "update/grad_norm_critic", "update/lr_critic"}
+PHASES = ("act", "reward", "filter", "complete", "update", "iteration")
+PACE = {"timing/tokens_per_s", "timing/act_tokens_per_s"}
+LOOP = {*(f"timing/{phase}_s" for phase in PHASES), *PACE, "iteration", "step"}
 
 
 class Length(Reward):

@@ -69,6 +69,7 @@ def test_interleaved_groups_keep_their_own_best_and_worst() -> None:
     assert module.logged == {
         "filter/rows_in": 6.0,
         "filter/rows_kept": 4.0,
+        "filter/rows_dropped": 2.0,
         "filter/reward_all": 11.0,
         "filter/reward_kept": 11.0,
     }
