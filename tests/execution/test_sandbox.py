@@ -327,3 +327,12 @@ def test_auto_refuses_to_do_without_a_sandbox(monkeypatch: pytest.MonkeyPatch) -
 def test_the_level_process_warns() -> None:
     with pytest.warns(UserWarning, match="not a sandbox"), Sandbox(workers=1, isolation="process") as sandbox:
         assert sandbox.run(RIGHT).level == "process"
+
+
+def test_a_level_must_prove_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine where all starts, yet a right program does not pass."""
+    assert levels.try_level("seccomp") == ""
+    monkeypatch.setattr(levels, "_RIGHT", Program("def double(x): return x", "assert double(2) == 4"))
+    assert "a program that must get passed got failed" in levels.try_level("seccomp")
+    with pytest.raises(SandboxUnavailableError, match="must get passed got failed"):
+        Sandbox()
