@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -12,28 +12,34 @@ from torch import Tensor, nn
 
 from ..execution import Limits
 from ..execution.levels import Isolation
-from ..generation import Samples, StopStrings, cut_at_stop, decode, row_noise, sample
+from ..generation import Samples, StopStrings, cut_at_stop, decode, row_noise, sample, sample_with_transformers
 from ..rollout import Rollout
 from .action_scores import score_actions
 from .code_evaluation import EvaluationSettings
 from .evaluated_policy import EvaluatedPolicy
 from .language_model import (
+    Precision,
     PromptFormat,
     TokenBatch,
+    check_same_vocabulary,
+    check_vocabulary,
     end_token_ids,
-    format_prompts,
     load_causal_lm,
     load_tokenizer,
     pad,
     save_language_model,
-    tokenize,
 )
 from .policy import ActionEvaluation, policy_generator
+from .prompts import PromptLimits, context_length, prompt_tokens, records_of
 from .rewards import Reward, Verifier
 from .scalar_head import ScalarHeadModel, ValueHead
 from .schedules import Schedule, with_schedule
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 Critic = Literal["none", "shared_trunk", "own_trunk"]
+Generator = Literal["native", "transformers"]
 Batch = Sequence[Mapping[str, Any]]
 Record = dict[str, Any]
 
@@ -50,13 +56,23 @@ class CodePolicy(EvaluatedPolicy):
         num_samples: N, responses a prompt.
         temperature: of the training samples and of everything scored with them.
         max_new_tokens: longest response in tokens.
-        max_prompt_tokens: longest prompt in tokens; a longer one is an error.
+        max_prompt_tokens: longest prompt in tokens; a longer one is an error, and so is one that leaves no room for
+            ``max_new_tokens`` in the model's context.
         prompt_format: ``plain`` text, or ``chat`` for the tokenizer's chat template.
         critic: ``shared_trunk`` puts a head on the policy's own hidden states (no gradient into them); ``own_trunk``
             trains a second transformer; ``none`` for updates that need no critic.
         critic_path: where a critic with its own trunk starts, usually the reward model; ``None`` takes the policy.
         reference: keep a frozen copy of the starting policy for the KL penalty; with LoRA it is the bare base.
+        reference_path: another model as that reference; it must have the policy's vocabulary.
         lora_rank: train a LoRA adapter of this rank instead of the whole model; 0 trains everything.
+        dtype: of the weights of policy, reference and critic. Small steps get lost in ``bfloat16`` weights: it is for
+            LoRA (whose adapter stays in fp32) and for memory; ``--trainer.precision bf16-mixed`` computes in bfloat16
+            and keeps the weights. Log-probabilities and values are in fp32 in any case.
+        gradient_checkpointing: of policy and critic: keep little for the backward pass and compute it again.
+        generator: what samples: the loop in `tamis.generation`, or ``transformers`` for its own ``generate``, which is
+            slower and gives the same draws.
+        sample_batch_size: responses decoded at a time, prompts of similar length together; ``None`` decodes all at
+            once. It bounds memory and changes no draw.
         policy_optimizer: of the policy.
         critic_optimizer: of the critic.
         schedule: how the learning rates move after the warm-up, over ``max_iterations``.
@@ -85,7 +101,12 @@ class CodePolicy(EvaluatedPolicy):
         critic: Critic = "shared_trunk",
         critic_path: str | None = None,
         reference: bool = True,
+        reference_path: str | None = None,
         lora_rank: int = 0,
+        dtype: Precision = "float32",
+        gradient_checkpointing: bool = False,
+        generator: Generator = "native",
+        sample_batch_size: int | None = None,
         policy_optimizer: OptimizerCallable = torch.optim.AdamW,
         critic_optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule = "linear",
@@ -105,6 +126,8 @@ class CodePolicy(EvaluatedPolicy):
             raise ValueError(
                 f"temperature must be positive to sample, got {temperature}; greedy is for evaluation only"
             )
+        if sample_batch_size is not None and sample_batch_size < 1:
+            raise ValueError(f"sample_batch_size must be at least 1 or null (all at once), got {sample_batch_size}")
         self.save_hyperparameters(ignore=["reward", "policy_optimizer", "critic_optimizer"])
         self.strict_loading = False  # frozen networks are loaded from where they came from, not from checkpoints
         self.num_samples, self.temperature, self.seed = num_samples, temperature, seed
@@ -113,12 +136,16 @@ class CodePolicy(EvaluatedPolicy):
         self.policy_optimizer, self.critic_optimizer = policy_optimizer, critic_optimizer
         self.schedule, self.warmup_ratio = schedule, warmup_ratio
         self.tokenizer = load_tokenizer(model_name_or_path)
-        self.policy = load_causal_lm(model_name_or_path, lora_rank)
+        self.policy = load_causal_lm(model_name_or_path, lora_rank, dtype, gradient_checkpointing)
+        check_vocabulary(self.policy, self.tokenizer, model_name_or_path)
+        self.limits = PromptLimits(max_prompt_tokens, max_new_tokens, context_length(self.policy))
+        self.generator: Generator = generator
+        self.sample_batch_size = sample_batch_size
         self.reference = None
         self.has_reference = reference
-        if reference and lora_rank == 0:
-            self.reference = load_causal_lm(model_name_or_path).requires_grad_(False)
-        self.critic = self._make_critic(critic, critic_path or model_name_or_path)
+        if reference and (lora_rank == 0 or reference_path is not None):
+            self.reference = self._make_reference(reference_path, model_name_or_path, dtype)
+        self.critic = self._make_critic(critic, critic_path or model_name_or_path, dtype, gradient_checkpointing)
         self.reward_function = reward
         self.verifier = Verifier(workers, isolation, limits)
 
@@ -132,6 +159,14 @@ class CodePolicy(EvaluatedPolicy):
                 "CodePolicy needs a reward to train on: `--model.reward LearnedReward "
                 "--model.reward.model_name_or_path FOLDER` or `--model.reward UnitTests`"
             )
+
+    def on_train_start(self) -> None:
+        """Look at every prompt before the first is learned from: a long one must not end a run that has run for hours.
+
+        Raises:
+            ValueError: for a prompt that is empty or too long.
+        """
+        prompt_tokens(self.tokenizer, records_of(self.trainer.train_dataloader), self.prompt_format, self.limits)
 
     def teardown(self, stage: str) -> None:
         """Stop whatever runs programs."""
@@ -148,7 +183,7 @@ class CodePolicy(EvaluatedPolicy):
         """Sample N responses of every prompt in the batch."""
         prompts = self._prompts(batch)
         generator = policy_generator(self, "act", self.seed)
-        samples = self._sample(prompts, self.num_samples, self.temperature, generator)
+        samples = self._sample(prompts, self.num_samples, self.temperature, generator=generator)
         groups = torch.arange(len(batch), device=self.device).repeat_interleave(self.num_samples)
         return Rollout(
             group_ids=groups,
@@ -196,16 +231,11 @@ class CodePolicy(EvaluatedPolicy):
         prompts = self._prompts(batch)
         keys = [f"{self.seed}/{record['task_id']}/{number}" for record in batch for number in range(n)]
         stops = [record.get("stop") or [] for record in batch for _ in range(n)]
-        samples = sample(
-            self.policy,
-            prompts.ids,
-            prompts.mask,
-            max_new_tokens=self.max_new_tokens,
-            eos_token_ids=end_token_ids(self.policy, self.tokenizer),
-            pad_token_id=self.tokenizer.pad_token_id,
-            num_samples=n,
-            temperature=temperature,
-            top_p=top_p,
+        samples = self._sample(
+            prompts,
+            n,
+            temperature,
+            top_p,
             noise=row_noise(keys, self.max_new_tokens),
             stops=StopStrings(self.tokenizer, stops),
         )
@@ -246,36 +276,49 @@ class CodePolicy(EvaluatedPolicy):
         """Write policy and tokenizer as a folder for ``from_pretrained``."""
         save_language_model(self.policy, self.tokenizer, folder)
 
-    def _make_critic(self, critic: Critic, path: str) -> nn.Module | None:
+    def _make_critic(self, critic: Critic, path: str, dtype: Precision, checkpointing: bool) -> nn.Module | None:
         if critic == "none":
             return None
         if critic == "shared_trunk":
             return ValueHead(int(self.policy.config.hidden_size))
-        return ScalarHeadModel.from_pretrained(path)
+        check_same_vocabulary(self.tokenizer, path, "critic_path")
+        return ScalarHeadModel.from_pretrained(path, dtype, checkpointing)
+
+    def _make_reference(self, path: str | None, policy_path: str, dtype: Precision) -> PreTrainedModel:
+        if path is not None:
+            check_same_vocabulary(self.tokenizer, path, "reference_path")
+        return load_causal_lm(path or policy_path, dtype=dtype).requires_grad_(False)
 
     def _prompts(self, batch: Batch) -> TokenBatch:
-        texts = format_prompts(self.tokenizer, [record["prompt"] for record in batch], self.prompt_format)
-        rows = tokenize(self.tokenizer, texts)
-        for record, row in zip(batch, rows, strict=True):
-            if not 0 < len(row) <= self.max_prompt_tokens:
-                raise ValueError(
-                    f"the prompt of task {record.get('task_id')!r} has {len(row)} tokens; it must have between 1 and "
-                    f"max_prompt_tokens={self.max_prompt_tokens}. Raise the limit or drop the task."
-                )
+        rows = prompt_tokens(self.tokenizer, batch, self.prompt_format, self.limits)
         tokens = pad(rows, self.tokenizer.pad_token_id, "left")
         return TokenBatch(tokens.ids.to(self.device), tokens.mask.to(self.device))
 
-    def _sample(self, prompts: TokenBatch, n: int, temperature: float, generator: torch.Generator) -> Samples:
-        return sample(
+    def _sample(
+        self,
+        prompts: TokenBatch,
+        n: int,
+        temperature: float,
+        top_p: float = 1.0,
+        generator: torch.Generator | None = None,
+        noise: Tensor | None = None,
+        stops: StopStrings | None = None,
+    ) -> Samples:
+        draw = sample if self.generator == "native" else sample_with_transformers
+        return draw(
             self.policy,
             prompts.ids,
             prompts.mask,
             max_new_tokens=self.max_new_tokens,
-            eos_token_ids=[self.tokenizer.eos_token_id],
+            eos_token_ids=end_token_ids(self.policy, self.tokenizer),
             pad_token_id=self.tokenizer.pad_token_id,
             num_samples=n,
             temperature=temperature,
+            top_p=top_p,
             generator=generator,
+            noise=noise,
+            stops=stops,
+            max_rows=self.sample_batch_size,
         )
 
     def _decode(self, samples: Samples) -> list[str]:

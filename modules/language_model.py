@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PromptFormat = Literal["plain", "chat"]
+Precision = Literal["float32", "bfloat16"]
 
 
 def load_tokenizer(model_name_or_path: str) -> PreTrainedTokenizerBase:
@@ -32,19 +33,28 @@ def load_tokenizer(model_name_or_path: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def load_causal_lm(model_name_or_path: str, lora_rank: int = 0) -> PreTrainedModel:
-    """A decoder-only model in fp32, without dropout, with a LoRA adapter on every linear layer if asked.
+def load_causal_lm(
+    model_name_or_path: str,
+    lora_rank: int = 0,
+    dtype: Precision = "float32",
+    gradient_checkpointing: bool = False,
+) -> PreTrainedModel:
+    """A decoder-only model without dropout, with a LoRA adapter on every linear layer if asked.
 
     Args:
         model_name_or_path: a folder, a ``.gguf`` file or a hub name.
         lora_rank: rank of the adapter; 0 trains the full model.
+        dtype: of the weights; an adapter's are in fp32 in any case.
+        gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it needs.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
     """
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(**_source(model_name_or_path), dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(**_source(model_name_or_path), dtype=getattr(torch, dtype))
+    if gradient_checkpointing:
+        checkpoint_layers(model)
     if Path(model_name_or_path).suffix == ".gguf":
         _forget_quantisation(model)
     if lora_rank > 0:
@@ -56,6 +66,12 @@ def load_causal_lm(model_name_or_path: str, lora_rank: int = 0) -> PreTrainedMod
     model.train()  # as Lightning expects it; without dropout the mode changes nothing
     loaded: PreTrainedModel = model
     return loaded
+
+
+def checkpoint_layers(model: Any) -> None:  # noqa: ANN401
+    """Turn gradient checkpointing on, under the name that this version of transformers has for it."""
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})  # the reentrant kind loses gradients where no input needs any
 
 
 def _forget_quantisation(model: Any) -> None:  # noqa: ANN401
@@ -99,6 +115,38 @@ def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
     named = config.eos_token_id if config is not None else None
     more = [named] if isinstance(named, int) else list(named or [])
     return sorted({int(tokenizer.eos_token_id), *more})
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Refuse a tokenizer whose tokens the model does not have.
+
+    Raises:
+        ValueError: naming the sizes.
+    """
+    known: int = model.get_input_embeddings().weight.shape[0]  # type: ignore[assignment,index]
+    word, highest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if highest >= known:
+        raise ValueError(
+            f"the tokenizer of {name} has the token {word!r} with the id {highest}, "
+            f"and the model has {known} tokens only; give the folder of one model with its own tokenizer"
+        )
+
+
+def check_same_vocabulary(tokenizer: PreTrainedTokenizerBase, model_name_or_path: str, option: str) -> None:
+    """Refuse a second network that would read the policy's token ids as other words.
+
+    Raises:
+        ValueError: naming the first token that differs.
+    """
+    ours, theirs = tokenizer.get_vocab(), load_tokenizer(model_name_or_path).get_vocab()
+    if ours == theirs:
+        return
+    differing = min((token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)), key=str)
+    raise ValueError(
+        f"{option}={model_name_or_path} has another vocabulary than the policy ({len(theirs)} and {len(ours)} tokens; "
+        f"{differing!r} is {theirs.get(differing)} there and {ours.get(differing)} here), so that it would read the "
+        "policy's tokens as other words. Take a model with the policy's tokenizer."
+    )
 
 
 def disable_dropout(model: nn.Module) -> None:

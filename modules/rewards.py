@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import execution
 from ..execution import Limits, Program, Sandbox, Status, Verdict
 from ..execution.levels import Isolation
-from ..generation.sampling import evaluation_mode
+from ..generation.modes import evaluation_mode
 from .language_model import PromptFormat
 from .reward_model import RewardModel
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..generation.sampling import position_ids
-from .language_model import TokenBatch, _source, disable_dropout
+from .language_model import Precision, TokenBatch, _source, checkpoint_layers, disable_dropout
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,8 +56,15 @@ class ScalarHeadModel(nn.Module):
         self.reward_mean, self.reward_std = reward_mean, reward_std
 
     @classmethod
-    def from_pretrained(cls, model_name_or_path: str) -> ScalarHeadModel:
+    def from_pretrained(
+        cls, model_name_or_path: str, dtype: Precision = "float32", gradient_checkpointing: bool = False
+    ) -> ScalarHeadModel:
         """Load a folder written by `save_pretrained`; from a plain language model the head starts at zero.
+
+        Args:
+            model_name_or_path: a folder, a ``.gguf`` file or a hub name.
+            dtype: of the trunk's weights; the head's are in fp32.
+            gradient_checkpointing: compute each layer again in the backward pass.
 
         Raises:
             FileNotFoundError: for a path that does not exist.
@@ -65,8 +72,10 @@ class ScalarHeadModel(nn.Module):
         from safetensors.torch import load_file
         from transformers import AutoModel
 
-        trunk = AutoModel.from_pretrained(**_source(model_name_or_path), dtype=torch.float32)
+        trunk = AutoModel.from_pretrained(**_source(model_name_or_path), dtype=getattr(torch, dtype))
         disable_dropout(trunk)
+        if gradient_checkpointing:
+            checkpoint_layers(trunk)
         trunk.train()
         model = cls(trunk)
         folder = Path(model_name_or_path)

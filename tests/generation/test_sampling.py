@@ -9,7 +9,8 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from tamis.generation import sample
-from tamis.generation.sampling import evaluation_mode, position_ids
+from tamis.generation.modes import evaluation_mode
+from tamis.generation.sampling import position_ids
 
 EOS, PAD = 1, 0
 

@@ -7,13 +7,13 @@ a prompt share its prefill, nothing but the cache and the last logits is kept, a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .choosing import Chooser
+from .modes import generation_mode
 from .stopping import StopStrings
 
 if TYPE_CHECKING:
@@ -52,10 +52,12 @@ def sample(
     generator: torch.Generator | None = None,
     noise: Tensor | None = None,
     stops: StopStrings | None = None,
+    max_rows: int | None = None,
 ) -> Samples:
     """Sample at a temperature from the full softmax or a nucleus of it, or greedily at temperature 0.
 
-    The model is put into evaluation mode for the time of the call and left as it was found, also after an exception.
+    For the time of the call the model is in evaluation mode, its cache on and gradient checkpointing off; it is left as
+    it was found, also after an exception.
 
     Args:
         model: any decoder-only model of transformers.
@@ -71,6 +73,31 @@ def sample(
         noise: ``[P * N, max_new_tokens]`` numbers of `row_noise` instead of the generator's, so that no row's draw
             depends on the rows beside it.
         stops: stop strings of each of the P * N rows; a row ends with the token that completes one of its own.
+        max_rows: rows decoded at a time, at least those of one prompt; prompts of similar length go together, so that
+            little is spent on padding. ``None`` decodes all at once. It changes no row's draw.
+
+    Raises:
+        ValueError: on a prompt that is not padded on the left, or sizes that make no sense.
+    """
+    check_request(prompt_mask, max_new_tokens, num_samples, eos_token_ids)
+    rows = len(prompt_ids) * num_samples
+    choose = Chooser(temperature, top_p, noise_of(rows, max_new_tokens, temperature, generator, noise, prompt_ids))
+    responses = _Responses.empty(rows, max_new_tokens, pad_token_id, prompt_ids.device)
+    with torch.no_grad(), generation_mode(model):
+        for prompts in _buckets(prompt_mask, None if max_rows is None else max_rows // num_samples):
+            mask = prompt_mask[prompts]
+            width = int(mask.sum(dim=1).max())
+            mask = mask[:, -width:]
+            logits, cache = _prefill(model, prompt_ids[prompts, -width:], mask)
+            cache.batch_repeat_interleave(num_samples)
+            numbers = (prompts.unsqueeze(1) * num_samples + torch.arange(num_samples, device=prompts.device)).flatten()
+            decoder = _Decoder(model, cache, mask.repeat_interleave(num_samples, 0), numbers, eos_token_ids)
+            decoder.run(logits.repeat_interleave(num_samples, 0), responses, choose, stops)
+    return responses.samples()
+
+
+def check_request(prompt_mask: Tensor, max_new_tokens: int, num_samples: int, eos_token_ids: Sequence[int]) -> None:
+    """What every way of sampling asks of its arguments.
 
     Raises:
         ValueError: on a prompt that is not padded on the left, or sizes that make no sense.
@@ -80,27 +107,27 @@ def sample(
             "sampling needs max_new_tokens >= 1, num_samples >= 1 and an end token, got "
             f"{max_new_tokens}, {num_samples}, {list(eos_token_ids)}"
         )
-    choose = Chooser(temperature, top_p, generator, None if noise is None else noise.to(prompt_ids.device))
     if not bool(prompt_mask[:, -1].all()):
         raise ValueError("prompts must be padded on the left: the last column of prompt_mask has to be all True")
-    with torch.no_grad(), evaluation_mode(model):
-        logits, cache = _prefill(model, prompt_ids, prompt_mask)
-        cache.batch_repeat_interleave(num_samples)
-        decoder = _Decoder(model, cache, prompt_mask.repeat_interleave(num_samples, 0), eos_token_ids, pad_token_id)
-        return decoder.run(logits.repeat_interleave(num_samples, 0), max_new_tokens, choose, stops)
 
 
-@contextmanager
-def evaluation_mode(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every sub-module's own mode restored afterwards."""
-    modes = [(module, module.training) for model in models for module in model.modules()]
-    try:
-        for model in models:
-            model.eval()
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def noise_of(
+    rows: int, length: int, temperature: float, generator: torch.Generator | None, noise: Tensor | None, like: Tensor
+) -> Tensor | None:
+    """The numbers that are drawn by: those given, or the generator's; none for greedy decoding."""
+    if noise is not None:
+        return noise.to(like.device)
+    if temperature == 0:
+        return None
+    return torch.rand(rows, length, generator=generator, dtype=torch.float64, device=like.device)
+
+
+def _buckets(prompt_mask: Tensor, size: int | None) -> Iterator[Tensor]:
+    """The prompts' numbers: in their order, or cut into buckets by rising length."""
+    if size is None or size >= len(prompt_mask):
+        yield torch.arange(len(prompt_mask), device=prompt_mask.device)
+        return
+    yield from prompt_mask.sum(dim=1).argsort(stable=True).split(max(size, 1))
 
 
 def position_ids(mask: Tensor) -> Tensor:
@@ -123,42 +150,54 @@ def _prefill(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor) ->
     return output.logits[:, -1], cache
 
 
+class _Responses(NamedTuple):
+    """The responses while they grow; every row of every bucket has its place."""
+
+    tokens: Tensor
+    mask: Tensor
+    truncated: Tensor
+
+    @classmethod
+    def empty(cls, rows: int, length: int, pad: int, device: torch.device) -> _Responses:
+        tokens = torch.full((rows, length), pad, dtype=torch.int64, device=device)
+        return cls(
+            tokens, torch.zeros_like(tokens, dtype=torch.bool), torch.ones(rows, dtype=torch.bool, device=device)
+        )
+
+    def samples(self) -> Samples:
+        """Without the columns behind the longest response."""
+        width = int(self.mask.any(dim=0).sum())
+        return Samples(self.tokens[:, :width], self.mask[:, :width], self.truncated)
+
+
 class _Decoder:
-    """The state of one decoding loop: which output row each row of the shrinking batch belongs to."""
+    """The state of one decoding loop: which response each row of the shrinking batch belongs to."""
 
     def __init__(
-        self, model: PreTrainedModel, cache: DynamicCache, mask: Tensor, eos_token_ids: Sequence[int], pad: int
+        self, model: PreTrainedModel, cache: DynamicCache, mask: Tensor, rows: Tensor, eos_token_ids: Sequence[int]
     ) -> None:
-        self.model, self.cache, self.mask = model, cache, mask.long()
+        self.model, self.cache, self.mask, self.rows = model, cache, mask.long(), rows
         self.eos = torch.tensor(list(eos_token_ids), device=mask.device)
-        self.pad = pad
-        self.rows = torch.arange(len(mask), device=mask.device)
         self.done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
 
-    def run(self, logits: Tensor, max_new_tokens: int, choose: Chooser, stops: StopStrings | None) -> Samples:
+    def run(self, logits: Tensor, responses: _Responses, choose: Chooser, stops: StopStrings | None) -> None:
         """Decode until every row has ended or the limit is reached."""
-        total = len(self.rows)
-        tokens = torch.full((total, max_new_tokens), self.pad, dtype=torch.int64, device=self.mask.device)
-        response_mask = torch.zeros_like(tokens, dtype=torch.bool)
-        truncated = torch.ones(total, dtype=torch.bool, device=self.mask.device)
-        steps = 0
-        for step in range(max_new_tokens):
+        limit = responses.tokens.shape[1]
+        for step in range(limit):
             chosen = choose(logits, self.rows, step)
             live = ~self.done
-            tokens[self.rows[live], step] = chosen[live]
-            response_mask[self.rows[live], step] = True
+            responses.tokens[self.rows[live], step] = chosen[live]
+            responses.mask[self.rows[live], step] = True
             self.done |= torch.isin(chosen, self.eos)
             if stops:
-                self._stop(stops, tokens[:, : step + 1])
-            truncated[self.rows[self.done]] = False
-            steps = step + 1
+                self._stop(stops, responses.tokens[:, : step + 1])
+            responses.truncated[self.rows[self.done]] = False
             remaining = int((~self.done).sum())  # the loop's one host sync, but for stop strings
-            if not remaining or steps == max_new_tokens:
+            if not remaining or step + 1 == limit:
                 break
             if len(self.rows) - remaining >= _DROP_SHARE * len(self.rows):
                 chosen = chosen[self._drop_done()]
             logits = self._next_logits(chosen)
-        return Samples(tokens[:, :steps], response_mask[:, :steps], truncated)
 
     def _stop(self, stops: StopStrings, tokens: Tensor) -> None:
         """Mark the live rows that have reached a stop string as done."""

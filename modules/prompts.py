@@ -1,0 +1,79 @@
+"""Prompts as tokens, and what they must fit into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .language_model import PromptFormat, format_prompts, tokenize
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class PromptLimits:
+    """How long a prompt may be.
+
+    Args:
+        max_prompt_tokens: the user's own limit.
+        max_new_tokens: what a response may add.
+        context: positions that the model knows; ``None`` for a model without such a limit.
+    """
+
+    max_prompt_tokens: int
+    max_new_tokens: int
+    context: int | None
+
+    def check(self, task_id: object, length: int) -> None:
+        """Refuse a prompt that is empty or too long.
+
+        Raises:
+            ValueError: naming the task, the lengths and the way out.
+        """
+        if not 0 < length <= self.max_prompt_tokens:
+            raise ValueError(
+                f"the prompt of task {task_id!r} has {length} tokens; it must have between 1 and "
+                f"max_prompt_tokens={self.max_prompt_tokens}. Raise the limit or drop the task."
+            )
+        if self.context is not None and length + self.max_new_tokens > self.context:
+            raise ValueError(
+                f"the prompt of task {task_id!r} has {length} tokens, which with max_new_tokens={self.max_new_tokens} "
+                f"are more than the {self.context} positions that the model knows. Drop the task (max_prompt_tokens="
+                f"{max(self.context - self.max_new_tokens, 0)} would find them all), lower max_new_tokens, or take a "
+                "model with a longer context."
+            )
+
+
+def context_length(model: PreTrainedModel) -> int | None:
+    """Positions that the model was made for; ``None`` where its configuration names none."""
+    length = getattr(model.config, "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 0 else None
+
+
+def prompt_tokens(
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Mapping[str, Any]],
+    prompt_format: PromptFormat,
+    limits: PromptLimits,
+) -> list[list[int]]:
+    """Token ids of each record's prompt.
+
+    Raises:
+        ValueError: for a prompt that is empty or too long.
+    """
+    texts = format_prompts(tokenizer, [record["prompt"] for record in records], prompt_format)
+    rows = tokenize(tokenizer, texts)
+    for record, row in zip(records, rows, strict=True):
+        limits.check(record.get("task_id"), len(row))
+    return rows
+
+
+def records_of(loader: Any) -> list[Mapping[str, Any]]:  # noqa: ANN401 - whatever the trainer was given
+    """All records with a prompt that a loader can give, as far as they can be looked at without drawing from it."""
+    dataset: Any = getattr(loader, "dataset", None)
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        return []
+    records = [dataset[index] for index in range(len(dataset))]
+    return [record for record in records if isinstance(record, Mapping) and "prompt" in record]
