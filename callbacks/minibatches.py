@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,18 +119,27 @@ def mean_stats(steps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def sum_over_ranks(value: Tensor) -> Tensor:
     """The sum over all processes; the value itself where there is one."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    value = value.clone()
-    torch.distributed.all_reduce(value)
-    return value
+    return _over_ranks(value, torch.distributed.ReduceOp.SUM) if _several() else value
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
     """The mean over all processes; the value itself where there is one."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return value
-    return sum_over_ranks(value) / torch.distributed.get_world_size()
+    return sum_over_ranks(value) / torch.distributed.get_world_size() if _several() else value
+
+
+def max_over_ranks(value: Tensor) -> Tensor:
+    """The largest value of all processes; the value itself where there is one."""
+    return _over_ranks(value, torch.distributed.ReduceOp.MAX) if _several() else value
+
+
+def _several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _over_ranks(value: Tensor, how: Any) -> Tensor:  # noqa: ANN401 - an enum only where torch has processes
+    reduced = value.clone()
+    torch.distributed.all_reduce(reduced, how)
+    return reduced
 
 
 def _add_up(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ from ..functional import (
 )
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
-from .minibatches import mean_stats, minibatches, step, sum_over_ranks, whole_batch
+from .minibatches import max_over_ranks, mean_stats, minibatches, step, sum_over_ranks, whole_batch
 from .plan import announce_plan, check_sizes
 from .shaping import (
     KLPlace,
@@ -257,7 +257,7 @@ class PPOUpdate(PolicyUpdate):
 
     def _report(self, steps: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Means over the steps; and the first step's ratio, which only rounding may move away from 1."""
-        error = steps[0]["update/ratio_error_max"]
+        error = max_over_ranks(steps[0]["update/ratio_error_max"])
         if not self._warned and float(error) > 1e-2:
             self._warned = True
             rank_zero_warn(
@@ -265,7 +265,8 @@ class PPOUpdate(PolicyUpdate):
                 "it was when it acted (dropout, another precision, batch statistics or temperature)"
             )
         stats = mean_stats([{k: v for k, v in one.items() if k != "update/ratio_error_max"} for one in steps])
-        return stats | {"update/ratio_error_first_minibatch": error}
+        largest = {"update/ratio_max": max_over_ranks(stats["update/ratio_max"])}
+        return stats | largest | {"update/ratio_error_first_minibatch": error}
 
     def _adapt(self, kl: float | None) -> dict[str, Tensor]:
         """Report the coefficient of this iteration and move it for the next one."""
@@ -291,16 +292,16 @@ def _check_kl(coef: float, estimator: KLEstimator, place: KLPlace, target: float
 
 
 def _advantage_stats(rollout: Rollout) -> dict[str, Tensor]:
-    """Moments of the advantages that are learned from, and explained variance of the critic.
+    """Moments of the advantages that are learned from, over all ranks, and explained variance of the critic.
 
     That is 1 - Var(returns - values) / Var(returns); NaN for constant returns.
     """
     assert rollout.advantages is not None
     mask, advantages = rollout.response_mask, rollout.advantages
     stats = {
-        "update/advantage_mean": masked_mean(advantages, mask),
+        "update/advantage_mean": _mean(advantages, mask),
         "update/advantage_std": _variance(advantages, mask).sqrt(),
-        "update/advantage_abs_max": torch.where(mask, advantages.abs(), 0.0).max(),
+        "update/advantage_abs_max": max_over_ranks(torch.where(mask, advantages.abs(), 0.0).max()),
     }
     if rollout.returns is None or rollout.values is None:
         return stats
@@ -309,6 +310,11 @@ def _advantage_stats(rollout: Rollout) -> dict[str, Tensor]:
     return stats | {"update/explained_variance": torch.where(spread > 0, explained, torch.nan)}
 
 
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Of the valid steps of all ranks; a mean of the ranks' means would weigh ranks alike, however short their rows."""
+    return sum_over_ranks(torch.where(mask, values, 0.0).sum()) / sum_over_ranks(mask.sum()).clamp(min=1)
+
+
 def _variance(values: Tensor, mask: Tensor) -> Tensor:
     """Of the valid steps, without indexing by the mask, which would wait for the device."""
-    return masked_mean((values - masked_mean(values, mask)) ** 2, mask)
+    return _mean((values - _mean(values, mask)) ** 2, mask)

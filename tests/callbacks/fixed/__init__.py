@@ -1,0 +1,1 @@
+"""Policies whose actions are fixed, so that runs can be compared number by number."""
