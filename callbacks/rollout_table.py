@@ -99,7 +99,8 @@ def _rows(sampled: Rollout, kept: Rollout, iteration: int, limit: int | None) ->
     lengths = sampled.response_mask.sum(dim=1).tolist()
     rewards = [None] * len(lengths) if sampled.rewards is None else sampled.rewards.detach().tolist()
     cut_off = sampled.truncated.tolist() if sampled.truncated is not None else []
-    reasons = ["length" if cut else "stop" for cut in cut_off] or [None] * len(lengths)
+    reasons: list[str | None] = ["length" if cut else "stop" for cut in cut_off]
+    reasons = reasons or [None] * len(lengths)
     return [
         {
             "iteration": iteration,

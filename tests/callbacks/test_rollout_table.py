@@ -49,7 +49,7 @@ def _fit(folder: Path, model: str, tasks: list[dict[str, object]], *callbacks: A
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader = DataLoader(tasks[:8], batch_size=2, collate_fn=list)  # type: ignore[arg-type]
+    loader: Any = DataLoader(tasks[:8], batch_size=2, collate_fn=list)  # type: ignore[arg-type]
     trainer.fit(CodePolicy(model, critic="none", **options), loader)
 
 

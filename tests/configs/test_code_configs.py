@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tamis.cli import run
 
@@ -17,6 +18,15 @@ CODE = sorted(
     if not path.name.startswith("phantoms")
 )
 BENCHMARKS = [f"code/{name}.yaml" for name in ("humaneval", "mbpp", "leetcode")]
+# What a small machine changes in the configs of 7B: sizes, and where the data and the models are.
+SMALL = [
+    "--data.train=data/mbpp.jsonl[600:974]",
+    "--data.batch_size=4",
+    "--update.minibatch_size=4",
+    "--model.max_new_tokens=8",
+    "--model.critic_path=runs/quickstart/reward_model/model",
+    "--model.reward.model_name_or_path=runs/quickstart/reward_model/model",
+]
 ONE_STEP = {
     "fit": ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"],
     "predict": ["--trainer.limit_predict_batches=1"],
@@ -33,9 +43,11 @@ def test_config(config: str, workspace: Path, tmp_path: Path, monkeypatch: pytes
     flags = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", *ONE_STEP[command[1]]]
     if config.startswith("code/"):
         flags.append("--model.model_name_or_path=runs/mbpp/sft/model")
+    if config.endswith("_7b.yaml"):
+        flags += SMALL
     if config == "code/humaneval.yaml":  # the package with the tasks is an extra
         flags.append("--data.test=data/humaneval.jsonl")
-    if config in BENCHMARKS:
+    if config in BENCHMARKS or config in ("quickstart/ppo_s.yaml", "quickstart/ppo_m.yaml"):
         flags.append("--model.max_new_tokens=16")
     cli = run([command[1], f"--config={CONFIGS / config}", f"--run_dir={tmp_path / 'run'}", *flags])
     if command[1] == "fit":
@@ -54,10 +66,36 @@ def test_config(config: str, workspace: Path, tmp_path: Path, monkeypatch: pytes
         assert len((tmp_path / "run" / "samples.jsonl").read_text().splitlines()) == 128 * 5
 
 
+@pytest.mark.parametrize(("group", "size", "pairs"), [("quickstart", "", 320), ("code", "_7b", 1280)])
+def test_the_three_methods_differ_in_nothing_but_what_they_learn_from(group: str, size: str, pairs: int) -> None:
+    configs = {}
+    for method in ("ppo_s", "ppo_m", "pf_ppo"):
+        config = yaml.safe_load((CONFIGS / group / f"{method}{size}.yaml").read_text())
+        model, data = config["model"]["init_args"], config["data"]["init_args"]
+        n, batch = model.pop("num_samples"), data.pop("batch_size")
+        assert n * batch == pairs
+        assert n == (1 if method == "ppo_s" else 5)
+        assert (config.pop("filter", {"init_args": {}})["init_args"].get("keep") == 2) == (method == "pf_ppo")
+        configs[method] = config
+    assert configs["ppo_s"] == configs["ppo_m"] == configs["pf_ppo"]
+
+
+def test_the_config_of_7b_has_the_paper_s_numbers() -> None:
+    config = yaml.safe_load((CONFIGS / "code" / "pf_ppo_7b.yaml").read_text())
+    model, update = config["model"]["init_args"], config["update"]["init_args"]
+    assert model["policy_optimizer"]["init_args"] == {"lr": 5e-7, "betas": [0.9, 0.95], "weight_decay": 0.0}
+    assert model["critic_optimizer"]["init_args"] == {"lr": 9e-6, "betas": [0.9, 0.95], "weight_decay": 0.0}
+    assert model["critic_path"] == model["reward"]["init_args"]["model_name_or_path"]
+    assert (model["num_samples"], model["temperature"]) == (5, 1.0)
+    wanted = {"kl_coef": 0.01, "gamma": 1.0, "lam": 0.95, "clip_range": 0.2, "value_clip_range": 0.2, "epochs": 1}
+    assert {name: update[name] for name in wanted} == wanted
+    assert update["minibatch_size"] == 256
+
+
 def test_every_config_is_run() -> None:
     """The ones above and the ones in test_image_configs.py are all there are."""
     images = {f"quickstart/phantoms_{stage}.yaml" for stage in ("baseline", "noise_mask", "random_mask", "finetune")}
     images |= {f"{group}/{stage}.yaml" for group in ("medmnist", "radimagenet") for stage in
                ("baseline", "noise_mask", "finetune")}  # fmt: skip
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == images | set(CODE)
-    assert len(CODE) == 11
+    assert len(CODE) == 16
