@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from tamis.callbacks import PPOUpdate, ReinforceUpdate
+from tamis.callbacks import PolicyCallback, PPOUpdate, ReinforceUpdate
 from tamis.callbacks.shaping import response_kl
 from tamis.functional import adapt_kl_coef, aggregate_loss, kl_divergence
+from tamis.modules import CodePolicy, Reward
 from tamis.rollout import Rollout
 
 from .fixed.tokens import Stats, Tokens, fit
@@ -242,3 +246,40 @@ def test_advantages_are_zero_off_the_mask(estimator: Any, whiten: bool) -> None:
     assert estimated.advantages is not None
     assert (estimated.advantages[~estimated.response_mask] == 0).all()
     assert (estimated.advantages[estimated.response_mask] != 0).any()
+
+
+class ShareOfLetter(Reward):
+    """Share of a completion's characters that are the letter e."""
+
+    def forward(self, records: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> Tensor:
+        return torch.tensor([text.count("e") / max(len(text), 1) for text in completions])
+
+
+@pytest.mark.parametrize("critic", ["shared_trunk", "own_trunk"])
+def test_a_language_models_critic_starts_at_zero_and_warms_up_alone(
+    critic: Any, tiny_model: str, tasks: list[dict[str, object]]
+) -> None:
+    """With everything that could move the policy: entropy, KL, weight decay and a schedule."""
+    module = CodePolicy(
+        tiny_model, ShareOfLetter(), num_samples=2, max_new_tokens=4, critic=critic, warmup_ratio=0.0, max_iterations=2
+    )
+    batch = tasks[:2]
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    update = PPOUpdate(kl_coef=0.1, entropy_coef=0.1, microbatch_size=2, critic_warmup_iterations=2)
+    seen: list[Tensor] = []
+
+    class Values(PolicyCallback):
+        def on_update_end(self, trainer: Any, module: Any, rollout: Rollout, stats: Any) -> None:
+            assert rollout.values is not None
+            seen.append(rollout.values)
+
+    trainer = Trainer(
+        max_epochs=-1, accelerator="cpu", logger=False, enable_checkpointing=False, callbacks=[update, Values()]
+    )
+    trainer.fit(module, DataLoader(batch, batch_size=2, collate_fn=list))  # type: ignore[arg-type]
+    assert (seen[0] == 0).all()
+    assert (seen[1] != 0).any()
+    moved = {
+        name.split(".")[0] for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])
+    }
+    assert moved == {"critic"}
