@@ -59,9 +59,15 @@ def test_how_it_samples_changes_no_rollout(options: dict[str, Any], tiny_model: 
 
 
 def test_the_options_reach_the_sampler(tiny_model: str, tasks: Tasks) -> None:
-    """Rows a forward: three samples of each of two prompts, or one prompt's at a time."""
-    for options, widths in (({}, {2, 6}), ({"sample_batch_size": 3}, {1, 3})):
-        module, rows = _policy(tiny_model, max_new_tokens=2, **options), set()
+    """Rows a forward: each prompt once and its three samples, one prompt at a time, or all samples from the start."""
+    cases: list[tuple[dict[str, Any], set[int]]] = [
+        ({}, {2, 6}),
+        ({"sample_batch_size": 3}, {1, 3}),
+        ({"generator": "transformers"}, {6}),
+    ]
+    for options, widths in cases:
+        module = _policy(tiny_model, max_new_tokens=2, **options)
+        rows: set[int] = set()
         module.policy.register_forward_pre_hook(
             lambda _, __, given, rows=rows: rows.add(len(given["input_ids"])), with_kwargs=True
         )
@@ -190,9 +196,9 @@ def test_a_tokenizer_with_more_words_than_the_model_is_refused(tiny_model: str, 
     for file in Path(tiny_model).iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
     tokenizer = load_tokenizer(tiny_model)
-    tokenizer.add_tokens(["<|more|>", "<|most|>"])
+    tokenizer.add_tokens(["<|more|>"])
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=r"has the token '<\|most\|>' with the id 641, and the model has 640 tokens"):
+    with pytest.raises(ValueError, match=r"has the token '<\|more\|>' with the id 640, and the model has 640 tokens"):
         _policy(str(tmp_path))
 
 
@@ -201,7 +207,7 @@ def test_a_prompt_beyond_the_context_is_found_before_training(tiny_model: str, t
     module = _policy(tiny_model, max_iterations=4)
     long = {**tasks[0], "task_id": "the long one", "prompt": "x = 1\n" * 200}
     steps: list[int] = []
-    module.on_train_batch_start = lambda *_: steps.append(1)  # type: ignore[method-assign,assignment]
+    module.on_train_batch_start = lambda *_: steps.append(1)  # type: ignore[method-assign]
     with pytest.raises(ValueError, match=r"'the long one' has \d+ tokens, .* more than the 512 positions"):
         _fit(module, _loader([*tasks[:5], long]), tmp_path)
     assert not steps
