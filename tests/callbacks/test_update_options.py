@@ -198,6 +198,7 @@ def test_the_policy_stays_bit_for_bit_while_the_critic_warms_up() -> None:
     after = module.state_dict()
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     assert moved == {"critic.weight", "critic.bias"}
+    assert module.policy.weight.grad is None  # nor does it cost a backward pass
     assert all("update/grad_norm_critic" in one and "update/grad_norm_policy" not in one for one in stats.seen)
 
 

@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,25 @@ def test_classifier_steps_once_an_iteration_however_often_the_policy_does() -> N
     trainer = fit(module, update, steps=2)
     steps = [int(next(iter(optimizer.state.values()))["step"]) for optimizer in trainer.optimizers]
     assert steps == [2 * 3 * 2, 2]  # iterations x epochs x minibatches, and iterations
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        lambda size: PPOUpdate(advantage_estimator="leave_one_out", kl_coef=0.0, microbatch_size=size),
+        lambda size: ReinforceUpdate(microbatch_size=size),
+    ],
+)
+def test_microbatches_share_the_graph_of_the_masks(update: Callable[[int | None], Callback]) -> None:
+    """The policy saw all images in one pass of its batch norms; its gradient gathers there from every microbatch."""
+    learned = []
+    for size in (None, 2):
+        torch.manual_seed(5)
+        module = noise_mask(masks_per_image=4, policy_optimizer=partial(torch.optim.SGD, lr=1.0))
+        assert module.policy is not None
+        fit(module, update(size), steps=1)
+        learned.append((parameters(module.policy), parameters(module.classifier)))
+    torch.testing.assert_close(learned[0], learned[1], atol=1e-6, rtol=1e-5)
 
 
 def test_acting_moves_the_running_average_and_evaluating_does_not() -> None:
