@@ -51,8 +51,13 @@ class Filtration(PolicyCallback):
         self.seed = seed
 
     def setup(self, trainer: Trainer, pl_module: object, stage: str) -> None:
-        """Refuse ``keep`` > N before any time is spent, where the module tells its N."""
+        """Refuse ``keep`` > N, and ranks among one, before any time is spent, where the module tells its N."""
         n = getattr(pl_module, "num_samples", None)
+        if stage == "fit" and n == 1 and self.strategy not in ("none", "random"):
+            raise ValueError(
+                f"{self.strategy} compares the responses of a prompt, and num_samples=1 gives it nothing to compare; "
+                "raise num_samples, or set the strategy to none"
+            )
         if stage == "fit" and isinstance(n, int) and self.strategy != "none":
             # The same checks as in the loop, on a rollout of the run's shape.
             select(

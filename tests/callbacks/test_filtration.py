@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 import torch
@@ -142,6 +142,17 @@ def test_the_graph_of_the_rewards_does_not_reach_the_choice() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Filtration(**options)
+
+
+@pytest.mark.parametrize("strategy", [name for name in get_args(Strategy) if name not in ("none", "random")])
+def test_there_is_no_rank_among_one(strategy: Strategy) -> None:
+    module = Module()
+    module.num_samples = 1
+    with pytest.raises(ValueError, match=f"{strategy} compares the responses of a prompt, and num_samples=1 gives it"):
+        Filtration(strategy, keep=1, high=0.5, low=0.0).setup(TRAINER, module, "fit")
+    Filtration(strategy, keep=1, high=0.5, low=0.0).setup(TRAINER, module, "test")
+    for alone in (Filtration("none"), Filtration("random", keep=1)):
+        alone.setup(TRAINER, module, "fit")
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,10 @@ def test_the_penalty_is_summed_over_the_steps_taken() -> None:
     # -2 - 1 = -3, 9 - 17 = -8 and their opposites.
     leave_one_out = ReinforceUpdate(kl_coef=1.0).estimate_advantages(rollout)
     assert leave_one_out.tolist() == [-3.0, -8.0, 3.0, 8.0]
+    # Their groups' means are -0.5 and 13; the mean of all, which the running mean starts from, is 6.25.
+    assert ReinforceUpdate("group_mean", kl_coef=1.0).estimate_advantages(rollout).tolist() == [-1.5, -4.0, 1.5, 4.0]
+    running = ReinforceUpdate("running_mean", kl_coef=1.0).estimate_advantages(rollout)
+    assert running.tolist() == [-8.25, 2.75, -5.25, 10.75]
     ppo = PPOUpdate(advantage_estimator="leave_one_out", kl_coef=1.0, whiten_advantages=False)
     assert cast(Tensor, ppo.estimate_advantages(rollout).advantages)[:, 0].tolist() == leave_one_out.tolist()
 
