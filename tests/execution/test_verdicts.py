@@ -224,10 +224,21 @@ def test_cpu_time_is_measured(sandbox: Sandbox) -> None:
     assert verdict.calls == 1
 
 
-def test_signals_without_a_name_are_told_by_number() -> None:
-    report = {"reason": "ended", "code": -40, "cpu_s": 0.0, "peak_mb": 9.0}
+@pytest.mark.parametrize(
+    ("report", "status", "detail"),
+    [
+        ({"reason": "ended", "code": -40}, "crashed", "ended without an answer (signal 40)"),  # it has no name
+        ({"reason": "ended", "code": -9, "peak_mb": 820.0}, "memory", "ended without an answer at 820 MiB"),
+        ({"reason": "ended", "code": -9, "peak_mb": 810.0}, "crashed", "ended without an answer (signal SIGKILL)"),
+        ({"reason": "ended", "code": -24, "cpu_s": 3.0}, "timeout", "over 3 s of CPU time"),
+        ({"reason": "wall", "code": -9}, "timeout", "over 30 s of wall time"),
+    ],
+)
+def test_how_a_candidate_ended_decides_when_it_left_the_test_alone(
+    report: dict[str, object], status: str, detail: str
+) -> None:
     outcome = {"status": "crashed", "detail": ""}
-    assert decide(outcome, report, Limits()) == ("crashed", "ended without an answer (signal 40)")
+    assert decide(outcome, {"cpu_s": 0.0, "peak_mb": 9.0, **report}, Limits()) == (status, detail)
 
 
 @pytest.mark.parametrize("isolation", ["auto", "seccomp"])
