@@ -114,7 +114,7 @@ def parts(kind: Kind, folder: Path, iterations: int) -> tuple[CodePolicy, list[P
     callbacks: list[PolicyCallback] = [RolloutMetrics()]
     if kind.strategy != "none":
         callbacks.append(Filtration(cast("Any", kind.strategy), keep=2))
-    callbacks.append(PPOUpdate(minibatch_size=MICROBATCH, kl_coef=0.01))
+    callbacks.append(PPOUpdate(microbatch_size=MICROBATCH, kl_coef=0.01))
     rows: Any = read_rows(folder / "prompts.jsonl")[: PROMPTS * iterations]
     return module, callbacks, DataLoader(rows, batch_size=PROMPTS, collate_fn=list)
 
@@ -189,8 +189,8 @@ def unhook(module: CodePolicy, trainer: Trainer) -> None:
 
     def nothing(*_: object, **__: object) -> None: ...
 
-    def backward(loss: torch.Tensor) -> None:
-        loss.backward()
+    def backward(loss: torch.Tensor, retain_graph: bool = False) -> None:
+        loss.backward(retain_graph=retain_graph)
 
     replaced: Mapping[str, Any] = {
         "log": nothing,
