@@ -5,6 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..modules.policy import PolicyModule
 from .filtration import Filtration
 
 
@@ -44,6 +45,19 @@ def announce_plan(
     }
     lines = "\n".join(f"  {name:<28} {value}" for name, value in table.items())
     rank_zero_info(f"The update's sizes, of each of {trainer.world_size} process(es):\n{lines}")
+
+
+def refuse_idle_critic(world_size: int, module: PolicyModule) -> None:
+    """Several processes wait for a gradient of every trained network, and a critic that no loss reads has none.
+
+    Raises:
+        ValueError: naming the option, instead of ranks that drift apart and then stop.
+    """
+    if world_size > 1 and "critic" in module.networks():
+        raise ValueError(
+            f"this update trains no critic, and {type(module).__name__} has one, which {world_size} processes would "
+            "wait for; set `--model.critic=none`"
+        )
 
 
 def check_sizes(minibatch_size: int | None, microbatch_size: int | None) -> None:

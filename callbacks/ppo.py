@@ -27,7 +27,7 @@ from ..functional import (
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
 from .minibatches import max_over_ranks, mean_stats, minibatches, step, sum_over_ranks, whole_batch
-from .plan import announce_plan, check_sizes
+from .plan import announce_plan, check_sizes, refuse_idle_critic
 from .shaping import (
     KLPlace,
     Truncated,
@@ -147,6 +147,8 @@ class PPOUpdate(PolicyUpdate):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check and print the sizes."""
+        if self.advantage_estimator != "gae" and isinstance(pl_module, PolicyModule):
+            refuse_idle_critic(trainer.world_size, pl_module)
         announce_plan(trainer, pl_module, self.minibatch_size, self.microbatch_size, self.epochs)
 
     def update(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> dict[str, Tensor]:

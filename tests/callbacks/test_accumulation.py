@@ -12,6 +12,7 @@ import torch
 
 from tamis.callbacks import Filtration, PPOUpdate, ReinforceUpdate
 from tamis.callbacks.minibatches import microbatches
+from tamis.callbacks.plan import refuse_idle_critic
 
 from .fixed import tokens
 from .fixed.tokens import ROWS, UPDATES, Tokens, fit, learn
@@ -105,3 +106,12 @@ def test_sizes_that_cannot_fit_are_refused_at_once(update: Any) -> None:
 def test_a_batch_that_is_shorter_than_the_others_is_named() -> None:
     with pytest.raises(ValueError, match="a minibatch of 16 rows cannot be cut into microbatches of 5"):
         microbatches(Tokens().drawn, 5)
+
+
+def test_a_critic_that_nothing_trains_stops_several_processes() -> None:
+    with pytest.raises(
+        ValueError, match=r"Tokens has one, which 2 processes would wait for; set `--model.critic=none`"
+    ):
+        refuse_idle_critic(2, Tokens())
+    refuse_idle_critic(1, Tokens())
+    refuse_idle_critic(2, Tokens(critic=False))
