@@ -102,6 +102,17 @@ def test_masked_rows_are_as_good_as_gone(how: Any, whiten: bool) -> None:
         torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
 
 
+@pytest.mark.parametrize("how", ["token_mean", "seq_mean", "seq_sum"])
+def test_masked_rows_teach_reinforce_nothing(how: Any) -> None:
+    """With no baseline, in which they would count."""
+    weights = []
+    for module, truncated in ((Tokens(critic=False), "mask"), (Short(critic=False), "keep")):
+        fit(module, ReinforceUpdate("none", truncated=truncated, loss_aggregation=how))  # type: ignore[arg-type]
+        weights.append(_weights(module))
+    for one, other in zip(*weights, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-6)
+
+
 @pytest.mark.parametrize("update", [PPOUpdate(truncated="mask", kl_coef=0.0), ReinforceUpdate(truncated="penalty")])
 def test_a_policy_that_tells_no_truncation_is_named(update: Any) -> None:
     with pytest.raises(ValueError, match="needs to know which responses were cut off"):
