@@ -186,6 +186,7 @@ def unhook(module: CodePolicy, trainer: Trainer) -> None:
 
     module.trainer = trainer
     optimizers = [torch.optim.AdamW(network.parameters(), lr=1e-6) for network in module.networks().values()]
+    trainer.strategy._optimizers = list(optimizers)  # RolloutMetrics reads their learning rates
 
     def nothing(*_: object, **__: object) -> None: ...
 
