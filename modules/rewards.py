@@ -62,14 +62,14 @@ class UnitTests(Reward):
         self.verifier = Verifier(workers, isolation, limits)
 
     def forward(self, records: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> Tensor:
-        """See `Reward`; also notes each ``verdict`` in its record.
+        """See `Reward`; also notes each ``verdict`` in the record of its completion, if that is what the record is.
 
         Raises:
             RuntimeError: if no completion at all got a verdict.
         """
         verdicts = self.verifier.run(records, completions)
         for record, verdict in zip(records, verdicts, strict=True):
-            if isinstance(record, dict):
+            if isinstance(record, dict) and "completion" in record:  # not in the task itself, which others share
                 record["verdict"] = str(verdict.status)  # for people: a rollout's records carry it into tables
         return self.rewards([record["prompt"] for record in records], verdicts)
 

@@ -122,3 +122,11 @@ def test_a_resumed_run_goes_on_behind_a_line_that_was_cut_off(
 def test_sizes_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be at least 1"):
         RolloutTable(**options)
+
+
+def test_a_task_that_others_share_is_left_as_it_is(tasks: list[dict[str, object]]) -> None:
+    reward = UnitTests(isolation="process")
+    before = [dict(task) for task in tasks[:2]]
+    reward(tasks[:2], ["    return 1\n"] * 2)
+    reward.close()
+    assert tasks[:2] == before
