@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from rich.console import Console
@@ -66,11 +66,10 @@ class CompletionTable(Callback):
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the ranks' samples together; the first rank writes and prints."""
-        assert isinstance(pl_module, CodePolicy)
         rows = each_once(gather(self._rows))
         self._rows = []
         if rows and trainer.is_global_zero:
-            self._report(trainer, pl_module, rows)
+            self._report(trainer, cast(CodePolicy, pl_module), rows)  # checked by setup
 
     def _report(self, trainer: Trainer, module: CodePolicy, rows: Sequence[Row]) -> None:
         mode = module.evaluation.mode

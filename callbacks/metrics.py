@@ -41,8 +41,9 @@ class RolloutMetrics(PolicyCallback):
             module.log(name, value, sync_dist=True, reduce_fx="max" if name.endswith("_max") else "mean")
         for name, optimizer in zip(module.networks(), trainer.optimizers, strict=True):
             module.log(f"update/lr_{name}", float(optimizer.param_groups[0]["lr"]))
-        if rollout.log_probs is not None and rollout.ref_log_probs is not None:
-            self._log_kl(trainer, module, rollout, stats)
+        log_probs, ref_log_probs = rollout.log_probs, rollout.ref_log_probs
+        if log_probs is not None and ref_log_probs is not None:
+            self._log_kl(trainer, module, rollout, stats, (log_probs.detach(), ref_log_probs))
 
     def _log_rewards(self, trainer: Trainer, module: PolicyModule, rewards: Tensor) -> None:
         """Moments and, in TensorBoard, the histogram of the scores, before any KL penalty."""
@@ -57,19 +58,24 @@ class RolloutMetrics(PolicyCallback):
             for board in boards:
                 board.experiment.add_histogram("rollout/reward", rewards.cpu(), module.iteration + 1)
 
-    def _log_kl(self, trainer: Trainer, module: PolicyModule, rollout: Rollout, stats: Mapping[str, Tensor]) -> None:
+    def _log_kl(
+        self,
+        trainer: Trainer,
+        module: PolicyModule,
+        rollout: Rollout,
+        stats: Mapping[str, Tensor],
+        log_probs: tuple[Tensor, Tensor],
+    ) -> None:
         """KL to the reference by k1, whose mean over samples is the KL itself, and the rewards less its penalty."""
-        assert rollout.log_probs is not None
-        assert rollout.ref_log_probs is not None
-        log_probs, mask = rollout.log_probs.detach(), rollout.response_mask
-        kl = (kl_divergence(log_probs, rollout.ref_log_probs, "k1") * mask).sum(dim=1)
+        mask = rollout.response_mask
+        kl = (kl_divergence(*log_probs, "k1") * mask).sum(dim=1)
         whole = _mean(trainer, kl)
         module.log("rollout/kl", whole, prog_bar=True)
         module.log("rollout/kl_per_token", whole / _mean(trainer, mask.sum(dim=1).float()).clamp(min=1e-8))
         update = _update(trainer)
         coef = stats.get("update/kl_coef", getattr(update, "kl_coef", 0.0))
         if rollout.rewards is not None and getattr(update, "kl_place", "reward") == "reward":
-            penalty = kl_divergence(log_probs, rollout.ref_log_probs, getattr(update, "kl_estimator", "k1"))
+            penalty = kl_divergence(*log_probs, getattr(update, "kl_estimator", "k1"))
             shaped = rollout.rewards.detach().float() - coef * (penalty * mask).sum(dim=1)
             module.log("rollout/reward_after_kl", _mean(trainer, shaped))
 

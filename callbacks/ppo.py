@@ -298,7 +298,8 @@ def _advantage_stats(rollout: Rollout) -> dict[str, Tensor]:
 
     That is 1 - Var(returns - values) / Var(returns); NaN for constant returns.
     """
-    assert rollout.advantages is not None
+    if rollout.advantages is None:
+        raise ValueError("this rollout has no advantages; call estimate_advantages first")
     mask, advantages = rollout.response_mask, rollout.advantages
     stats = {
         "update/advantage_mean": _mean(advantages, mask),

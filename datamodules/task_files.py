@@ -44,7 +44,8 @@ def load_tasks(source: str) -> list[dict[str, Any]]:
 
 def _split_range(text: str) -> tuple[str, str]:
     match = _RANGE.match(text)
-    assert match is not None  # it takes any text of one line
+    if match is None:
+        raise ValueError(f"{text!r} is no source of tasks: a source is one line; {WAYS}")
     return match["name"], match["rows"] or ""
 
 

