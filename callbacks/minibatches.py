@@ -16,7 +16,9 @@ Losses = Callable[[Rollout], tuple[Tensor, dict[str, Tensor]]]
 
 
 def minibatches(rollout: Rollout, size: int | None, generator: torch.Generator) -> Iterator[Rollout]:
-    """Shuffle the rows and cut them into minibatches of ``size``; ``None`` is one minibatch of all rows, in order.
+    """Shuffle the rows and cut them into minibatches of ``size``; ``None`` is one minibatch of all rows.
+
+    Inside a minibatch rows keep the rollout's order, in which those of similar length may stand together.
 
     Raises:
         ValueError: if the number of rows is not divisible by ``size``.
@@ -30,7 +32,8 @@ def minibatches(rollout: Rollout, size: int | None, generator: torch.Generator) 
             f"choose a minibatch_size that divides {len(rollout)}, or null for one step on all rows"
         )
     order = torch.randperm(len(rollout), generator=generator, device=generator.device)
-    yield from rollout.select(order).split(len(rollout) // size)
+    for rows in order.split(size):
+        yield rollout.select(rows.sort().values)
 
 
 def microbatches(minibatch: Rollout, size: int | None) -> list[Rollout]:

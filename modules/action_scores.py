@@ -10,19 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from ..functional.token_scores import MAX_LOGITS, chunked_token_scores
-from ..generation.sampling import position_ids
-from .language_model import TokenBatch
+from .language_model import TokenBatch, padding_last, scatter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
 class ActionScores(NamedTuple):
-    """Scores of given responses, ``[B, T]`` each; ``hidden`` is ``[B, T, H]`` where asked for."""
+    """Scores of given responses, ``[B, T]`` each, and the ``[M, H]`` hidden states that the M tokens came from."""
 
     log_probs: Tensor
     entropy: Tensor
-    hidden: Tensor | None
+    states: Tensor
 
 
 def score_actions(
@@ -31,12 +30,11 @@ def score_actions(
     actions: Tensor,
     response_mask: Tensor,
     temperature: float,
-    with_hidden: bool = False,
     max_logits: int = MAX_LOGITS,
 ) -> ActionScores:
     """Log-probability and entropy of each response token, in fp32, from one forward of prompt and response.
 
-    The model's head sees response tokens only, a chunk at a time.
+    The model's head sees response tokens only, a chunk at a time. Rows are padded on the right for the transformer.
 
     Args:
         model: a causal language model.
@@ -44,7 +42,6 @@ def score_actions(
         actions: ``[B, T]`` response tokens.
         response_mask: ``[B, T]`` bool.
         temperature: the one that the responses were sampled with; logits are divided by it.
-        with_hidden: also return the last hidden states from which the tokens were predicted.
         max_logits: logits that exist at a time, see `chunked_token_scores`.
 
     Raises:
@@ -53,13 +50,11 @@ def score_actions(
     causal = _causal(model)
     trunk = _trunk(causal)
     mask = torch.cat([prompts.mask, response_mask], dim=1)
-    output = trunk(
-        input_ids=torch.cat([prompts.ids, actions], dim=1),
-        attention_mask=mask.long(),
-        position_ids=position_ids(mask),
-        use_cache=False,
-    )
-    hidden = output.last_hidden_state[:, -actions.shape[1] - 1 : -1]  # the state before a token predicts it
+    order = padding_last(mask)
+    output = trunk(input_ids=torch.cat([prompts.ids, actions], dim=1).gather(1, order), use_cache=False)
+    before = torch.zeros_like(mask)
+    before[:, -actions.shape[1] - 1 : -1] = response_mask  # the state before a token predicts it
+    states = output.last_hidden_state[before.gather(1, order)]
 
     def head(states: Tensor) -> Tensor:
         with _given_states(trunk, type(output)(last_hidden_state=states.unsqueeze(0))):
@@ -70,9 +65,9 @@ def score_actions(
 
     vocab_size = int(causal.get_output_embeddings().weight.shape[0])
     tokens = actions[response_mask]
-    scores = chunked_token_scores(hidden[response_mask], head, tokens, temperature, vocab_size, max_logits)
-    log_probs, entropy = (_scatter(values, response_mask) for values in scores)
-    return ActionScores(log_probs, entropy, hidden if with_hidden else None)
+    scores = chunked_token_scores(states, head, tokens, temperature, vocab_size, max_logits)
+    log_probs, entropy = (scatter(values, response_mask) for values in scores)
+    return ActionScores(log_probs, entropy, states)
 
 
 def _causal(model: Any) -> Any:  # noqa: ANN401
@@ -116,8 +111,3 @@ def _given_states(trunk: nn.Module, output: Any) -> Iterator[None]:  # noqa: ANN
             trunk.forward = own
     if not asked:
         raise TypeError("the model computes its logits without its own transformer; it cannot be scored in chunks")
-
-
-def _scatter(values: Tensor, mask: Tensor) -> Tensor:
-    """``[B, T]`` with the values where the mask is True and 0 elsewhere."""
-    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)

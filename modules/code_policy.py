@@ -14,8 +14,9 @@ from ..execution import Limits
 from ..execution.levels import Isolation
 from ..generation import Samples, StopStrings, cut_at_stop, decode, row_noise, sample, sample_with_transformers
 from ..rollout import Rollout
-from .action_scores import score_actions
+from .action_scores import ActionScores, score_actions
 from .code_evaluation import EvaluationSettings
+from .critic import Critic, critic_values, make_critic
 from .evaluated_policy import EvaluatedPolicy
 from .language_model import (
     Precision,
@@ -32,13 +33,11 @@ from .language_model import (
 from .policy import ActionEvaluation, policy_generator
 from .prompts import PromptLimits, context_length, prompt_tokens, records_of
 from .rewards import Reward, Verifier
-from .scalar_head import ScalarHeadModel, ValueHead
 from .schedules import Schedule, with_schedule
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-Critic = Literal["none", "shared_trunk", "own_trunk"]
 Generator = Literal["native", "transformers"]
 Batch = Sequence[Mapping[str, Any]]
 Record = dict[str, Any]
@@ -73,6 +72,8 @@ class CodePolicy(EvaluatedPolicy):
             slower and gives the same draws.
         sample_batch_size: responses decoded at a time, prompts of similar length together; ``None`` decodes all at
             once. It bounds memory and changes no draw.
+        score_batch_size: responses scored at a time where no gradient is needed (old log-probabilities, reference,
+            values), those of similar length together. It bounds memory and changes no number.
         policy_optimizer: of the policy.
         critic_optimizer: of the critic.
         schedule: how the learning rates move after the warm-up, over ``max_iterations``.
@@ -107,6 +108,7 @@ class CodePolicy(EvaluatedPolicy):
         gradient_checkpointing: bool = False,
         generator: Generator = "native",
         sample_batch_size: int | None = None,
+        score_batch_size: int = 16,
         policy_optimizer: OptimizerCallable = torch.optim.AdamW,
         critic_optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule = "linear",
@@ -128,6 +130,8 @@ class CodePolicy(EvaluatedPolicy):
             )
         if sample_batch_size is not None and sample_batch_size < 1:
             raise ValueError(f"sample_batch_size must be at least 1 or null (all at once), got {sample_batch_size}")
+        if score_batch_size < 1:
+            raise ValueError(f"score_batch_size must be at least 1, got {score_batch_size}")
         self.save_hyperparameters(ignore=["reward", "policy_optimizer", "critic_optimizer"])
         self.strict_loading = False  # frozen networks are loaded from where they came from, not from checkpoints
         self.num_samples, self.temperature, self.seed = num_samples, temperature, seed
@@ -140,12 +144,14 @@ class CodePolicy(EvaluatedPolicy):
         check_vocabulary(self.policy, self.tokenizer, model_name_or_path)
         self.limits = PromptLimits(max_prompt_tokens, max_new_tokens, context_length(self.policy))
         self.generator: Generator = generator
-        self.sample_batch_size = sample_batch_size
+        self.sample_batch_size, self.score_batch_size = sample_batch_size, score_batch_size
         self.reference = None
         self.has_reference = reference
         if reference and (lora_rank == 0 or reference_path is not None):
             self.reference = self._make_reference(reference_path, model_name_or_path, dtype)
-        self.critic = self._make_critic(critic, critic_path or model_name_or_path, dtype, gradient_checkpointing)
+        self.critic = make_critic(
+            critic, self.policy, self.tokenizer, critic_path or model_name_or_path, dtype, gradient_checkpointing
+        )
         self.reward_function = reward
         self.verifier = Verifier(workers, isolation, limits)
 
@@ -203,23 +209,28 @@ class CodePolicy(EvaluatedPolicy):
 
     @torch.no_grad()
     def complete(self, rollout: Rollout) -> Rollout:
-        """Log-probabilities, reference log-probabilities and values of the kept rows."""
-        evaluation = self.evaluate_actions(rollout)
-        values = evaluation.values
-        ref_log_probs = self._reference_log_probs(rollout) if self.has_reference else None
-        return rollout.replace(log_probs=evaluation.log_probs, values=values, ref_log_probs=ref_log_probs)
+        """Log-probabilities, reference log-probabilities and values of the kept rows, which are put in order of length.
+
+        Rows of similar length then stay together in the update, too.
+        """
+        lengths = rollout.observations["prompt_mask"].sum(dim=1) + rollout.response_mask.sum(dim=1)
+        rollout = rollout.select(lengths.argsort(stable=True))
+        log_probs, values, ref_log_probs = [], [], []
+        for rows in rollout.chunks(self.score_batch_size):
+            evaluation = self.evaluate_actions(rows)
+            log_probs.append(evaluation.log_probs)
+            values += [] if evaluation.values is None else [evaluation.values]
+            ref_log_probs += [self._reference_log_probs(rows)] if self.has_reference else []
+        return rollout.replace(
+            log_probs=torch.cat(log_probs),
+            values=torch.cat(values) if values else None,
+            ref_log_probs=torch.cat(ref_log_probs) if ref_log_probs else None,
+        )
 
     def evaluate_actions(self, rollout: Rollout) -> ActionEvaluation:
         """One forward of the policy, and one of the critic where it has its own trunk."""
-        shared = isinstance(self.critic, ValueHead)
-        scores = self._score(self.policy, rollout, with_hidden=shared)
-        values = None
-        if isinstance(self.critic, ValueHead) and scores.hidden is not None:
-            values = self.critic(scores.hidden.detach())
-        elif isinstance(self.critic, ScalarHeadModel):
-            values = self._own_trunk_values(self.critic, rollout)
-        if values is not None:
-            values = torch.where(rollout.response_mask, values, 0.0)
+        scores = self._score(self.policy, rollout)
+        values = critic_values(self.critic, _prompts_of(rollout), rollout.actions, rollout.response_mask, scores.states)
         return ActionEvaluation(scores.log_probs, scores.entropy, values)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Record]:
@@ -276,14 +287,6 @@ class CodePolicy(EvaluatedPolicy):
         """Write policy and tokenizer as a folder for ``from_pretrained``."""
         save_language_model(self.policy, self.tokenizer, folder)
 
-    def _make_critic(self, critic: Critic, path: str, dtype: Precision, checkpointing: bool) -> nn.Module | None:
-        if critic == "none":
-            return None
-        if critic == "shared_trunk":
-            return ValueHead(int(self.policy.config.hidden_size))
-        check_same_vocabulary(self.tokenizer, path, "critic_path")
-        return ScalarHeadModel.from_pretrained(path, dtype, checkpointing)
-
     def _make_reference(self, path: str | None, policy_path: str, dtype: Precision) -> PreTrainedModel:
         if path is not None:
             check_same_vocabulary(self.tokenizer, path, "reference_path")
@@ -328,23 +331,18 @@ class CodePolicy(EvaluatedPolicy):
             self.tokenizer, [row[:length] for row, length in zip(samples.tokens.tolist(), lengths, strict=True)]
         )
 
-    def _score(self, model: Any, rollout: Rollout, with_hidden: bool = False) -> Any:  # noqa: ANN401
-        prompts = TokenBatch(rollout.observations["prompt_ids"], rollout.observations["prompt_mask"])
-        return score_actions(model, prompts, rollout.actions, rollout.response_mask, self.temperature, with_hidden)
+    def _score(self, model: Any, rollout: Rollout) -> ActionScores:  # noqa: ANN401
+        return score_actions(model, _prompts_of(rollout), rollout.actions, rollout.response_mask, self.temperature)
 
     def _reference_log_probs(self, rollout: Rollout) -> Tensor:
         if self.reference is not None:
-            log_probs: Tensor = self._score(self.reference, rollout).log_probs
-            return log_probs
+            return self._score(self.reference, rollout).log_probs
         with self.policy.disable_adapter():  # type: ignore[operator] # a LoRA policy carries its reference inside
-            log_probs = self._score(self.policy, rollout).log_probs
-            return log_probs
+            return self._score(self.policy, rollout).log_probs
 
-    def _own_trunk_values(self, critic: ScalarHeadModel, rollout: Rollout) -> Tensor:
-        ids = torch.cat([rollout.observations["prompt_ids"], rollout.actions], dim=1)
-        mask = torch.cat([rollout.observations["prompt_mask"], rollout.response_mask], dim=1)
-        numbers: Tensor = critic(TokenBatch(ids, mask))
-        return numbers[:, -rollout.actions.shape[1] - 1 : -1]
+
+def _prompts_of(rollout: Rollout) -> TokenBatch:
+    return TokenBatch(rollout.observations["prompt_ids"], rollout.observations["prompt_mask"])
 
 
 def _with_completions(batch: Batch, completions: Sequence[str], n: int) -> list[Record]:

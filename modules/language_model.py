@@ -203,6 +203,20 @@ def pad(rows: Sequence[Sequence[int]], pad_token_id: int, side: Literal["left", 
     return TokenBatch(ids, mask)
 
 
+def padding_last(mask: Tensor) -> Tensor:
+    """``[B, W]`` the columns of each row with the real ones first, in their order; W is the longest row's length.
+
+    Behind them, padding is out of sight of causal attention: a model needs neither mask nor positions, which lets it
+    take its fastest way, and columns that are padding in every row are not computed at all.
+    """
+    return (~mask).byte().argsort(dim=1, stable=True)[:, : int(mask.sum(dim=1).max())]
+
+
+def scatter(values: Tensor, mask: Tensor) -> Tensor:
+    """A tensor of the mask's shape with the values, row by row, where it is True, and 0 elsewhere."""
+    return torch.zeros(mask.shape, dtype=values.dtype, device=values.device).masked_scatter(mask, values)
+
+
 def tokenize(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
     """Token ids of each text without special tokens: templates and end tokens are put where they are meant."""
     ids: list[list[int]] = tokenizer(list(texts), add_special_tokens=False)["input_ids"]

@@ -112,19 +112,34 @@ class LearnedReward(Reward):
         model_name_or_path: folder that a `RewardModel` run wrote.
         prompt_format: the one that the reward model was trained with.
         normalise: use the constants saved with the model; otherwise the raw score.
+        batch_size: completions scored at a time, those of similar length together.
     """
 
-    def __init__(self, model_name_or_path: str, prompt_format: PromptFormat = "plain", normalise: bool = True) -> None:
+    def __init__(
+        self,
+        model_name_or_path: str,
+        prompt_format: PromptFormat = "plain",
+        normalise: bool = True,
+        batch_size: int = 16,
+    ) -> None:
         super().__init__()
-        self.normalise = normalise
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.normalise, self.batch_size = normalise, batch_size
         self.reward_model = RewardModel(model_name_or_path, prompt_format)
         self.reward_model.requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, records: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> Tensor:
-        """See `Reward`; the B completions are scored in one forward."""
+        """See `Reward`."""
+        texts = [(record["prompt"], completion) for record, completion in zip(records, completions, strict=True)]
+        order = sorted(range(len(texts)), key=lambda row: sum(map(len, texts[row])))
+        scores = torch.empty(len(texts), device=self.reward_model.device)
         with evaluation_mode(self.reward_model):
-            scores = self.reward_model.score([record["prompt"] for record in records], completions)
+            for start in range(0, len(order), self.batch_size):
+                rows = order[start : start + self.batch_size]
+                prompts, responses = zip(*(texts[row] for row in rows), strict=True)
+                scores[rows] = self.reward_model.score(prompts, responses)
         return self.reward_model.model.normalise(scores) if self.normalise else scores
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from ..generation.sampling import position_ids
-from .language_model import Precision, TokenBatch, _source, checkpoint_layers, disable_dropout
+from .language_model import Precision, TokenBatch, _source, checkpoint_layers, disable_dropout, padding_last, scatter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,7 +32,7 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """``[B, T, H]`` hidden states to ``[B, T]`` values."""
+        """``[..., H]`` hidden states to ``[...]`` values."""
         values: Tensor = self.layers(hidden.float()).squeeze(-1)
         return values
 
@@ -95,15 +94,11 @@ class ScalarHeadModel(nn.Module):
         (folder / _CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
 
     def forward(self, tokens: TokenBatch) -> Tensor:
-        """``[B, L]`` one number a token, each from the state *at* that token."""
-        output = self.trunk(
-            input_ids=tokens.ids,
-            attention_mask=tokens.mask.long(),
-            position_ids=position_ids(tokens.mask),
-            use_cache=False,
-        )
-        numbers: Tensor = self.head(output.last_hidden_state.float()).squeeze(-1)
-        return numbers
+        """``[B, L]`` one number a token, each from the state *at* that token; 0 where the mask is False."""
+        order = padding_last(tokens.mask)
+        hidden = self.trunk(input_ids=tokens.ids.gather(1, order), use_cache=False).last_hidden_state
+        states = hidden[tokens.mask.gather(1, order)]
+        return scatter(self.head(states.float()).squeeze(-1), tokens.mask)
 
     def normalise(self, scores: Tensor) -> Tensor:
         """Scores in standard deviations from the mean of the reference responses."""

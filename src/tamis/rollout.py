@@ -75,11 +75,14 @@ class Rollout:
         Raises:
             ValueError: if the number of rows is not divisible by ``n``.
         """
-        size, rest = divmod(len(self), n)
-        if n < 1 or rest:
+        if n < 1 or len(self) % n:
             raise ValueError(f"{len(self)} rows cannot be split into {n} equal parts; choose a divisor of {len(self)}")
-        for start in range(0, len(self), size):
-            yield self.select(torch.arange(start, start + size, device=self.group_ids.device))
+        yield from self.chunks(len(self) // n)
+
+    def chunks(self, size: int) -> Iterator[Rollout]:
+        """Cut into consecutive parts of ``size`` rows; the last may have fewer."""
+        for rows in torch.arange(len(self), device=self.group_ids.device).split(size):
+            yield self.select(rows)
 
     def groups(self) -> Tensor:
         """``[P, N]`` row indices: one group a row, groups by rising id, rows of a group in their order.

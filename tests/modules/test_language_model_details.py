@@ -60,14 +60,13 @@ def test_absolute_positions_do_not_count_padding() -> None:
     torch.testing.assert_close(_log_probs(model, extra_left=7), _log_probs(model), atol=1e-5, rtol=1e-5)
 
 
-def test_the_model_is_told_what_is_padding() -> None:
-    """Transformers guesses it from positions where no mask is given; other versions and models need not."""
-    model, masks = _gpt2(), []
-    model.transformer.register_forward_pre_hook(
-        lambda _, __, given: masks.append(given["attention_mask"]), with_kwargs=True
-    )
-    _log_probs(model, extra_left=1)
-    assert masks[0].tolist() == [[0, 1, 1, 1, 1, 1], [0, 0, 0, 1, 1, 0]]
+def test_padding_comes_last_and_columns_of_it_alone_are_left_out() -> None:
+    """So that causal attention never sees it, and the model needs neither mask nor positions."""
+    model, given = _gpt2(), []
+    model.transformer.register_forward_pre_hook(lambda _, __, named: given.append(named), with_kwargs=True)
+    _log_probs(model, extra_left=3)
+    assert given[0]["input_ids"].tolist() == [[5, 6, 7, 20, 21], [8, 22, 0, 0, 0]]
+    assert set(given[0]) == {"input_ids", "use_cache"}
 
 
 @pytest.mark.parametrize("make", [_gpt2, _llama])

@@ -181,11 +181,11 @@ def _scores(model: Any, prompts: list[list[int]], responses: list[list[int]], le
     batch = TokenBatch(*(torch.nn.functional.pad(tensor, (left, 0)) for tensor in batch))
     actions = TokenBatch(*(torch.nn.functional.pad(tensor, (0, right)) for tensor in actions))
     with torch.no_grad():
-        scores = score_actions(model, batch, actions.ids, actions.mask, 0.7, with_hidden=True)
-    assert scores.hidden is not None
-    valid = actions.mask.unsqueeze(-1)
-    together = torch.cat([scores.log_probs.unsqueeze(-1), scores.entropy.unsqueeze(-1), scores.hidden], -1)
-    return torch.where(valid, together, 0.0)[:, : actions.ids.shape[1] - right]
+        scores = score_actions(model, batch, actions.ids, actions.mask, 0.7)
+    states = torch.zeros(*actions.mask.shape, scores.states.shape[1])
+    states[actions.mask] = scores.states
+    together = torch.cat([scores.log_probs.unsqueeze(-1), scores.entropy.unsqueeze(-1), states], -1)
+    return together[:, : actions.ids.shape[1] - right]
 
 
 @pytest.mark.parametrize("name", [*FAMILIES, *HABITS])
