@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from ..functional import SelectionMode, Strategy, select
-from ..modules.policy import PolicyCallback, PolicyModule, policy_generator
+from ..modules.policy import PolicyCallback, PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
 
 
@@ -17,7 +17,8 @@ class Filtration(PolicyCallback):
 
     Rows that do not pass cost generation and reward only: log-probabilities, values and gradients are computed for the
     kept rows alone. Ranks are taken inside a group, and every group keeps the same number, so that all ranks of a
-    distributed run take the same steps.
+    distributed run take the same steps. An update that asks for all rows (``critic_rows`` and ``whiten_over`` of
+    `PPOUpdate`) gets them with the kept ones marked.
 
     Args:
         strategy: ``none``, ``random`` (the control), ``best_of_n``, ``best_random``, ``best_worst``, ``top``,
@@ -79,15 +80,25 @@ class Filtration(PolicyCallback):
         columns = select(
             rewards, self.strategy, self.keep, self.mode, generator, power=self.power, high=self.high, low=self.low
         )
-        kept = rollout.select(groups.gather(1, columns).flatten())
+        kept = columns.numel()
         module.log_dict(
             {
                 "filter/rows_in": float(len(rollout)),
-                "filter/rows_kept": float(len(kept)),
-                "filter/rows_dropped": float(len(rollout) - len(kept)),
+                "filter/rows_kept": float(kept),
+                "filter/rows_dropped": float(len(rollout) - kept),
                 "filter/reward_all": rewards.mean(),
                 "filter/reward_kept": rewards.gather(1, columns).mean(),
             },
             sync_dist=True,
         )
-        return kept
+        rows = groups.gather(1, columns).flatten()
+        if not needs_all_rows(trainer):
+            return rollout.select(rows)
+        counts = torch.zeros(len(rollout), device=rows.device)
+        return rollout.replace(kept=counts.index_add(0, rows, torch.ones_like(counts[rows])))
+
+
+def needs_all_rows(trainer: Trainer) -> bool:
+    """Whether this run's update wants the rows that filtration does not keep, too."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, PolicyUpdate) and callback.needs_all_rows for callback in callbacks)

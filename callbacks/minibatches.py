@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..functional import Denominators
+from ..functional import Denominators, weigh
 from ..modules.policy import PolicyModule
 from ..rollout import Rollout
 
@@ -52,7 +52,7 @@ def microbatches(minibatch: Rollout, size: int | None) -> list[Rollout]:
     return list(minibatch.split(len(minibatch) // size))
 
 
-def whole_batch(minibatch: Rollout, left_out: Tensor | None = None) -> Denominators:
+def whole_batch(minibatch: Rollout, left_out: Tensor | None = None, weights: Tensor | None = None) -> Denominators:
     """What the losses of a minibatch are divided by, whatever part of it a pass or a rank holds.
 
     Ranks average their gradients, so each divides by the *mean* over ranks: that makes the average the sum of all rows'
@@ -62,9 +62,11 @@ def whole_batch(minibatch: Rollout, left_out: Tensor | None = None) -> Denominat
     Args:
         minibatch: this rank's rows of the optimiser batch.
         left_out: ``[B]`` bool, rows that are in no loss.
+        weights: ``[B]`` how often each row counts; ``None`` is once each.
     """
-    rows = len(minibatch) - (0 if left_out is None else left_out.sum())
-    counts = torch.stack([minibatch.response_mask.sum(), torch.as_tensor(rows, device=minibatch.response_mask.device)])
+    mask = minibatch.response_mask
+    rows = torch.ones(len(minibatch), device=mask.device) if left_out is None else (~left_out).float()
+    counts = torch.stack([weigh(mask, weights).sum(), (rows if weights is None else rows * weights).sum()])
     steps, rows = mean_over_ranks(counts.float()).clamp(min=1)
     return Denominators(steps, rows)
 

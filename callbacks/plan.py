@@ -6,7 +6,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from ..modules.policy import PolicyModule
-from .filtration import Filtration
+from .filtration import Filtration, needs_all_rows
 
 
 def announce_plan(
@@ -77,12 +77,29 @@ def check_sizes(minibatch_size: int | None, microbatch_size: int | None) -> None
 
 
 def rows_an_iteration(trainer: Trainer, module: LightningModule) -> tuple[int, int] | None:
-    """Rows that a full batch samples and those that filters keep, where data and module tell."""
+    """Rows that a full batch samples and those that reach the update, where data and module tell."""
     batch, n = getattr(trainer.train_dataloader, "batch_size", None), getattr(module, "num_samples", None)
     if not (isinstance(batch, int) and isinstance(n, int)):
         return None
-    kept = n
+    return batch * n, batch * (n if needs_all_rows(trainer) else _kept_of_a_group(trainer, n))
+
+
+def refuse_rows_alone(trainer: Trainer, module: LightningModule) -> None:
+    """A leave-one-out baseline is the mean of the group's other rows: there must be some.
+
+    Raises:
+        ValueError: naming the sizes, where the module tells its N.
+    """
+    n = getattr(module, "num_samples", None)
+    if isinstance(n, int) and _kept_of_a_group(trainer, n) < 2:
+        raise ValueError(
+            f"a leave-one-out baseline compares a row with the others of its group, and of num_samples={n} responses a "
+            f"prompt {_kept_of_a_group(trainer, n)} is learned from; keep at least 2, or take another baseline"
+        )
+
+
+def _kept_of_a_group(trainer: Trainer, n: int) -> int:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Filtration) and callback.strategy != "none":
-            kept = callback.keep
-    return batch * n, batch * kept
+            n = callback.keep
+    return n

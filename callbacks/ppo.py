@@ -27,10 +27,12 @@ from ..functional import (
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
 from .minibatches import max_over_ranks, mean_stats, minibatches, step, sum_over_ranks, whole_batch
-from .plan import announce_plan, check_sizes, refuse_idle_critic
+from .plan import announce_plan, check_sizes, refuse_idle_critic, refuse_rows_alone
 from .shaping import (
     KLPlace,
     Truncated,
+    check_kl,
+    check_rows,
     check_truncation,
     leave_one_out_advantages,
     left_out,
@@ -39,15 +41,19 @@ from .shaping import (
     step_kl,
     treat_truncated,
 )
+from .update_stats import advantage_stats
 
 AdvantageEstimator = Literal["gae", "leave_one_out"]
+Rows = Literal["kept", "all"]
 
 
 class PPOUpdate(PolicyUpdate):
     """Learn by the clipped surrogate, with a critic and GAE or with a leave-one-out baseline.
 
     The reward of a step is the row's score at its last step minus ``kl_coef`` times the KL to the reference at every
-    step (PF-PPO, algorithm 2). Advantages are whitened over the rows that filtration kept.
+    step (PF-PPO, algorithm 2). Policy and critic learn from the rows that filtration kept, whose advantages are
+    whitened among themselves. ``critic_rows`` and ``whiten_over`` change that; either makes an iteration as dear as
+    without filtration, because all rows are scored then.
 
     Args:
         epochs: passes over the kept rows of an iteration.
@@ -67,6 +73,9 @@ class PPOUpdate(PolicyUpdate):
         lam: lambda of GAE.
         advantage_estimator: ``gae`` needs a critic, ``leave_one_out`` at least two kept rows a group.
         whiten_advantages: bring the advantages to mean 0 and variance 1.
+        whiten_over: the rows that have this mean and variance: those ``kept`` by filtration (whitening after it), or
+            ``all`` that were sampled (before it).
+        critic_rows: the rows that the critic learns from: those ``kept`` by filtration, or ``all``.
         loss_aggregation: mean over tokens, over sequences of token means, or over sequences of token sums.
         truncated: what to do with responses that were cut off at the longest length: ``keep`` takes their reward as it
             is, ``penalty`` subtracts ``truncation_penalty`` from it, ``bootstrap`` lets GAE go on from the critic's
@@ -94,6 +103,8 @@ class PPOUpdate(PolicyUpdate):
         lam: float = 0.95,
         advantage_estimator: AdvantageEstimator = "gae",
         whiten_advantages: bool = True,
+        whiten_over: Rows = "kept",
+        critic_rows: Rows = "kept",
         loss_aggregation: LossAggregation = "seq_mean",
         truncated: Truncated = "keep",
         truncation_penalty: float = 1.0,
@@ -107,10 +118,12 @@ class PPOUpdate(PolicyUpdate):
             raise ValueError(f"critic_warmup_iterations must not be negative, got {critic_warmup_iterations}")
         check_sizes(minibatch_size, microbatch_size)
         check_truncation(truncated, truncation_penalty, get_args(Truncated))
-        _check_kl(kl_coef, kl_estimator, kl_place, kl_target)
-        if advantage_estimator != "gae" and (truncated == "bootstrap" or critic_warmup_iterations):
+        check_kl(kl_coef, kl_estimator, kl_place, kl_target)
+        all_rows = check_rows(critic_rows, whiten_over, whiten_advantages)
+        if advantage_estimator != "gae" and (truncated == "bootstrap" or critic_warmup_iterations or all_rows):
             raise ValueError(
-                "truncated: bootstrap and critic_warmup_iterations need a critic: `--update.advantage_estimator=gae`"
+                "truncated: bootstrap, critic_warmup_iterations, critic_rows: all and whiten_over: all need a critic: "
+                "`--update.advantage_estimator=gae`"
             )
         self.epochs = epochs
         self.minibatch_size, self.microbatch_size = minibatch_size, microbatch_size
@@ -122,7 +135,7 @@ class PPOUpdate(PolicyUpdate):
         self.kl_target = kl_target
         self.gamma, self.lam = gamma, lam
         self.advantage_estimator: AdvantageEstimator = advantage_estimator
-        self.whiten_advantages = whiten_advantages
+        self.whiten_advantages, self.whiten_over, self.critic_rows = whiten_advantages, whiten_over, critic_rows
         self.loss_aggregation: LossAggregation = loss_aggregation
         self.truncated: Truncated = truncated
         self.truncation_penalty = truncation_penalty
@@ -145,10 +158,16 @@ class PPOUpdate(PolicyUpdate):
         if self.kl_target is not None:
             self.kl_coef = float(state_dict["kl_coef"])
 
+    @property
+    def needs_all_rows(self) -> bool:
+        """Whether rows that filtration does not keep are used, too."""
+        return "all" in (self.critic_rows, self.whiten_over)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check and print the sizes."""
         if self.advantage_estimator != "gae" and isinstance(pl_module, PolicyModule):
             refuse_idle_critic(trainer.world_size, pl_module)
+            refuse_rows_alone(trainer, pl_module)
         announce_plan(trainer, pl_module, self.minibatch_size, self.microbatch_size, self.epochs)
 
     def update(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> dict[str, Tensor]:
@@ -165,8 +184,7 @@ class PPOUpdate(PolicyUpdate):
             for minibatch in minibatches(rollout, self.minibatch_size, generator):
                 first = not steps
                 rows = minibatch if first else minibatch.detach()
-                whole = whole_batch(rows, left_out(rows, self.truncated))
-                losses = partial(self.loss, module, denominators=whole, critic_only=bool(hold))
+                losses = partial(self.loss, module, denominators=self._whole(rows), critic_only=bool(hold))
                 # The environment learns once an iteration, in the first step; its graph is gone after that.
                 stats = step(
                     module,
@@ -178,7 +196,7 @@ class PPOUpdate(PolicyUpdate):
                     hold=hold,
                 )
                 steps.append(stats)
-        return self._report(steps) | _advantage_stats(rollout) | self._adapt(kl)
+        return self._report(steps) | advantage_stats(rollout, self._critic_rows(rollout)) | self._adapt(kl)
 
     def estimate_advantages(self, rollout: Rollout) -> Rollout:
         """Fill ``advantages`` (and ``returns`` where there is a critic), with cut-off responses treated as asked.
@@ -205,14 +223,15 @@ class PPOUpdate(PolicyUpdate):
             advantages = leave_one_out_advantages(rollout, shaped.sum(dim=1))
             advantages = torch.where(mask, advantages.unsqueeze(1), 0.0)
         if self.whiten_advantages:
-            advantages = masked_whiten(advantages, mask, total=sum_over_ranks)
+            weights = rollout.kept if self.whiten_over == "kept" else None
+            advantages = masked_whiten(advantages, mask, total=sum_over_ranks, weights=weights)
         return rollout.replace(advantages=advantages, returns=returns)
 
     def loss(
         self,
         module: PolicyModule,
         minibatch: Rollout,
-        denominators: Denominators | None = None,
+        denominators: tuple[Denominators, Denominators] | None = None,
         critic_only: bool = False,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Policy loss, value loss, entropy bonus and KL of a minibatch (or a part of one), and what to report of them.
@@ -220,36 +239,50 @@ class PPOUpdate(PolicyUpdate):
         Args:
             module: evaluates the actions.
             minibatch: rows with advantages.
-            denominators: of the whole minibatch, where these rows are a part of it.
+            denominators: of the whole minibatch, for the policy's terms and for the critic's, where these rows are a
+                part of it.
             critic_only: leave the policy's terms out of the loss.
         """
         evaluation = module.evaluate_actions(minibatch)
         mask, advantages, old_log_probs = minibatch.response_mask, minibatch.advantages, minibatch.log_probs
         if advantages is None or old_log_probs is None:
             raise ValueError("PPO needs advantages and old log-probabilities; call estimate_advantages first")
-        how, whole = self.loss_aggregation, denominators
+        how, kept = self.loss_aggregation, minibatch.kept
+        whole, critic_whole = denominators or self._whole(minibatch)
         loss, ppo = ppo_policy_loss(
-            evaluation.log_probs, old_log_probs.detach(), advantages, mask, self.clip_range, how, whole
+            evaluation.log_probs, old_log_probs.detach(), advantages, mask, self.clip_range, how, whole, kept
         )
-        entropy = masked_mean(evaluation.entropy, mask, None if whole is None else whole.steps)
+        entropy = masked_mean(evaluation.entropy, mask, whole.steps, kept)
         stats = {f"update/{name}": value for name, value in ppo._asdict().items()}
         stats |= {"update/policy_loss": loss.detach(), "update/entropy": entropy.detach()}
         loss = loss - self.entropy_coef * entropy
         if self.kl_place == "loss" and minibatch.ref_log_probs is not None:
             kl = kl_divergence(evaluation.log_probs, minibatch.ref_log_probs, self.kl_estimator)
-            kl_loss = aggregate_loss(kl, mask, how, whole)
+            kl_loss = aggregate_loss(kl, mask, how, whole, kept)
             stats["update/kl_loss"] = kl_loss.detach()
             loss = loss + self.kl_coef * kl_loss
         if critic_only:
             # Ranks wait for a gradient of every parameter: of the policy's, which do not step, too.
             loss = 0.0 * loss if torch.distributed.is_initialized() else loss.new_zeros(())
         if evaluation.values is not None and minibatch.values is not None and minibatch.returns is not None:
-            value_loss = ppo_value_loss(
-                evaluation.values, minibatch.values, minibatch.returns, mask, self.value_clip_range, how, whole
-            )
+            old_values, returns, clip = minibatch.values, minibatch.returns, self.value_clip_range
+            weights = self._critic_rows(minibatch)
+            value_loss = ppo_value_loss(evaluation.values, old_values, returns, mask, clip, how, critic_whole, weights)
             stats["update/value_loss"] = value_loss.detach()
             loss = loss + self.value_coef * value_loss
         return loss, stats
+
+    def _critic_rows(self, rollout: Rollout) -> Tensor | None:
+        """``[B]`` how often each row counts for the critic; ``None`` is once each."""
+        return rollout.kept if self.critic_rows == "kept" else None
+
+    def _whole(self, minibatch: Rollout) -> tuple[Denominators, Denominators]:
+        """What the policy's and the critic's terms of a minibatch are divided by."""
+        absent = left_out(minibatch, self.truncated)
+        policy = whole_batch(minibatch, absent, minibatch.kept)
+        if self.critic_rows == "kept" or minibatch.kept is None:
+            return policy, policy
+        return policy, whole_batch(minibatch, absent)
 
     def _held_back(self, module: PolicyModule) -> frozenset[str]:
         """The networks that do not step while the critic warms up."""
@@ -277,47 +310,3 @@ class PPOUpdate(PolicyUpdate):
         used = torch.tensor(self.kl_coef)
         self.kl_coef = adapt_kl_coef(self.kl_coef, kl, self.kl_target)
         return {"update/kl_coef": used}
-
-
-def _check_kl(coef: float, estimator: KLEstimator, place: KLPlace, target: float | None) -> None:
-    if estimator not in get_args(KLEstimator) or place not in get_args(KLPlace):
-        raise ValueError(f"kl_estimator must be k1, k2 or k3 and kl_place reward or loss, got {estimator}, {place}")
-    if coef < 0:
-        raise ValueError(f"kl_coef must not be negative, got {coef}")
-    if place == "loss" and estimator == "k1" and coef > 0:
-        raise ValueError(
-            "kl_place: loss with kl_estimator: k1 would do nothing, because the expected gradient of k1 is 0; "
-            "choose k2 (the exact KL's gradient) or k3, or kl_place: reward"
-        )
-    if target is not None and (target <= 0 or coef == 0):
-        raise ValueError(f"kl_target must be positive and start from a kl_coef above 0, got {target} and {coef}")
-
-
-def _advantage_stats(rollout: Rollout) -> dict[str, Tensor]:
-    """Moments of the advantages that are learned from, over all ranks, and explained variance of the critic.
-
-    That is 1 - Var(returns - values) / Var(returns); NaN for constant returns.
-    """
-    if rollout.advantages is None:
-        raise ValueError("this rollout has no advantages; call estimate_advantages first")
-    mask, advantages = rollout.response_mask, rollout.advantages
-    stats = {
-        "update/advantage_mean": _mean(advantages, mask),
-        "update/advantage_std": _variance(advantages, mask).sqrt(),
-        "update/advantage_abs_max": max_over_ranks(torch.where(mask, advantages.abs(), 0.0).max()),
-    }
-    if rollout.returns is None or rollout.values is None:
-        return stats
-    spread = _variance(rollout.returns, mask)
-    explained = 1 - _variance(rollout.returns - rollout.values, mask) / spread
-    return stats | {"update/explained_variance": torch.where(spread > 0, explained, torch.nan)}
-
-
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Of the valid steps of all ranks; a mean of the ranks' means would weigh ranks alike, however short their rows."""
-    return sum_over_ranks(torch.where(mask, values, 0.0).sum()) / sum_over_ranks(mask.sum()).clamp(min=1)
-
-
-def _variance(values: Tensor, mask: Tensor) -> Tensor:
-    """Of the valid steps, without indexing by the mask, which would wait for the device."""
-    return _mean((values - _mean(values, mask)) ** 2, mask)

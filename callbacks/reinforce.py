@@ -12,7 +12,7 @@ from ..functional import Denominators, KLEstimator, LossAggregation, masked_mean
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
 from .minibatches import mean_over_ranks, mean_stats, minibatches, step, whole_batch
-from .plan import announce_plan, check_sizes, refuse_idle_critic
+from .plan import announce_plan, check_sizes, refuse_idle_critic, refuse_rows_alone
 from .shaping import check_truncation, leave_one_out_advantages, left_out, rewards_of, step_kl, treat_truncated
 
 Baseline = Literal["leave_one_out", "group_mean", "running_mean", "none"]
@@ -90,6 +90,8 @@ class ReinforceUpdate(PolicyUpdate):
         """Check and print the sizes."""
         if isinstance(pl_module, PolicyModule):
             refuse_idle_critic(trainer.world_size, pl_module)
+        if self.baseline == "leave_one_out":
+            refuse_rows_alone(trainer, pl_module)
         announce_plan(trainer, pl_module, self.minibatch_size, self.microbatch_size, epochs=1)
 
     def update(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> dict[str, Tensor]:

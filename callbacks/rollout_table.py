@@ -92,6 +92,8 @@ class RolloutTable(PolicyCallback):
 
 
 def _rows(sampled: Rollout, kept: Rollout, iteration: int, limit: int | None) -> list[Row]:
+    if kept.kept is not None:  # marked, not dropped
+        kept = kept.select(kept.kept.nonzero().squeeze(1))
     kls: dict[int, float | None] = {id(record): None for record in kept.records}
     if kept.log_probs is not None and kept.ref_log_probs is not None:
         kl = kl_divergence(kept.log_probs.detach(), kept.ref_log_probs, "k1") * kept.response_mask

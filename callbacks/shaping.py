@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,38 @@ def check_truncation(truncated: str, penalty: float, known: tuple[str, ...]) -> 
         raise ValueError(f"truncated must be one of {', '.join(known)}, got {truncated!r}")
     if penalty < 0:
         raise ValueError(f"truncation_penalty is subtracted and must not be negative, got {penalty}")
+
+
+def check_kl(coef: float, estimator: KLEstimator, place: KLPlace, target: float | None) -> None:
+    """Refuse a KL penalty that could not work.
+
+    Raises:
+        ValueError: naming the way out.
+    """
+    if estimator not in get_args(KLEstimator) or place not in get_args(KLPlace):
+        raise ValueError(f"kl_estimator must be k1, k2 or k3 and kl_place reward or loss, got {estimator}, {place}")
+    if coef < 0:
+        raise ValueError(f"kl_coef must not be negative, got {coef}")
+    if place == "loss" and estimator == "k1" and coef > 0:
+        raise ValueError(
+            "kl_place: loss with kl_estimator: k1 would do nothing, because the expected gradient of k1 is 0; "
+            "choose k2 (the exact KL's gradient) or k3, or kl_place: reward"
+        )
+    if target is not None and (target <= 0 or coef == 0):
+        raise ValueError(f"kl_target must be positive and start from a kl_coef above 0, got {target} and {coef}")
+
+
+def check_rows(critic_rows: str, whiten_over: str, whiten: bool) -> bool:
+    """Whether more rows than the kept ones are asked for.
+
+    Raises:
+        ValueError: for an unknown choice, or one without effect.
+    """
+    if {critic_rows, whiten_over} - {"kept", "all"}:
+        raise ValueError(f"critic_rows and whiten_over must be kept or all, got {critic_rows!r} and {whiten_over!r}")
+    if whiten_over == "all" and not whiten:
+        raise ValueError("whiten_over: all without whiten_advantages would do nothing; set one of them otherwise")
+    return "all" in (critic_rows, whiten_over)
 
 
 def treat_truncated(rollout: Rollout, truncated: Truncated, penalty: float) -> Rollout:

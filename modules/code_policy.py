@@ -30,8 +30,8 @@ from .language_model import (
     pad,
     save_language_model,
 )
-from .policy import ActionEvaluation, policy_generator
-from .prompts import PromptLimits, context_length, prompt_tokens, records_of
+from .policy import ActionEvaluation
+from .prompts import PromptLimits, context_length, prompt_tokens, records_of, sample_keys
 from .rewards import Reward, Verifier
 from .schedules import Schedule, with_schedule
 
@@ -68,8 +68,7 @@ class CodePolicy(EvaluatedPolicy):
             LoRA (whose adapter stays in fp32) and for memory; ``--trainer.precision bf16-mixed`` computes in bfloat16
             and keeps the weights. Log-probabilities and values are in fp32 in any case.
         gradient_checkpointing: of policy and critic: keep little for the backward pass and compute it again.
-        generator: what samples: the loop in `tamis.generation`, or ``transformers`` for its own ``generate``, which is
-            slower and gives the same draws.
+        generator: the loop in `tamis.generation`, or ``transformers``: its own ``generate``, slower, with the same draws.
         sample_batch_size: responses decoded at a time, prompts of similar length together; ``None`` decodes all at
             once. It bounds memory and changes no draw.
         score_batch_size: responses scored at a time where no gradient is needed (old log-probabilities, reference,
@@ -78,9 +77,8 @@ class CodePolicy(EvaluatedPolicy):
         critic_optimizer: of the critic.
         schedule: how the learning rates move after the warm-up, over ``max_iterations``.
         warmup_ratio: share of the iterations in which the learning rates rise to their values.
-        eval_samples: n, samples a task when validating or testing; 1 with ``eval_temperature`` 0 is greedy pass@1. All
-            those of a batch are drawn at once: with a larger n take a smaller ``eval_batch_size``.
-        eval_temperature: of those samples.
+        eval_samples: n, samples a task when validating or testing, drawn at once for a whole batch of tasks.
+        eval_temperature: of those samples; 0 is greedy.
         eval_top_p: draw them from the smallest set of most likely tokens that has this probability; 1 is all.
         pass_at: the k of each pass@k that is reported, at most ``eval_samples``.
         workers: programs that run at the same time when tests are run.
@@ -186,10 +184,15 @@ class CodePolicy(EvaluatedPolicy):
         return networks if self.critic is None else networks | {"critic": self.critic}
 
     def act(self, batch: Batch) -> Rollout:
-        """Sample N responses of every prompt in the batch."""
+        """Sample N responses of every prompt in the batch.
+
+        Each depends on seed, iteration and its number in the batch of all ranks, not on how many ranks share that.
+        """
         prompts = self._prompts(batch)
-        generator = policy_generator(self, "act", self.seed)
-        samples = self._sample(prompts, self.num_samples, self.temperature, generator=generator)
+        ranks = 1 if self._trainer is None else self.trainer.world_size
+        run = f"{self.seed}/{self.iteration}"
+        noise = row_noise(sample_keys(run, len(batch), self.num_samples, self.global_rank, ranks), self.max_new_tokens)
+        samples = self._sample(prompts, self.num_samples, self.temperature, noise=noise)
         groups = torch.arange(len(batch), device=self.device).repeat_interleave(self.num_samples)
         return Rollout(
             group_ids=groups,
@@ -303,7 +306,6 @@ class CodePolicy(EvaluatedPolicy):
         n: int,
         temperature: float,
         top_p: float = 1.0,
-        generator: torch.Generator | None = None,
         noise: Tensor | None = None,
         stops: StopStrings | None = None,
     ) -> Samples:
@@ -318,7 +320,6 @@ class CodePolicy(EvaluatedPolicy):
             num_samples=n,
             temperature=temperature,
             top_p=top_p,
-            generator=generator,
             noise=noise,
             stops=stops,
             max_rows=self.sample_batch_size,

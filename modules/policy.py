@@ -55,6 +55,11 @@ class PolicyUpdate(PolicyCallback, ABC):
     #: False for an update that leaves the rewards aside and only steps the loss which the module hands over.
     learns_from_rewards: ClassVar[bool] = True
 
+    @property
+    def needs_all_rows(self) -> bool:
+        """True where a filter is to mark the rows that it keeps (``Rollout.kept``) instead of dropping the others."""
+        return False
+
     @abstractmethod
     def update(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> dict[str, Tensor]:
         """Take the optimisers' steps and return statistics under ``update/`` names, as detached scalars."""
@@ -91,7 +96,7 @@ class PolicyModule(LightningModule, ABC):
         """Fill ``rewards`` (and ``environment_loss`` where the environment learns too)."""
 
     def complete(self, rollout: Rollout) -> Rollout:
-        """Fill what the update needs of the kept rows only: log-probabilities, reference, values."""
+        """Fill what the update needs of these rows only: log-probabilities, reference, values. May reorder them."""
         return rollout
 
     @abstractmethod

@@ -77,3 +77,16 @@ def records_of(loader: Any) -> list[Mapping[str, Any]]:  # noqa: ANN401 - whatev
         return []
     records = [dataset[index] for index in range(len(dataset))]
     return [record for record in records if isinstance(record, Mapping) and "prompt" in record]
+
+
+def sample_keys(run: str, prompts: int, samples: int, rank: int, ranks: int) -> list[str]:
+    """One key a sample, made of its number in the batch of all ranks, to which prompts are dealt in turn.
+
+    Args:
+        run: what tells one batch from another.
+        prompts: on this rank.
+        samples: N, of each prompt.
+        rank: number of this process.
+        ranks: how many there are.
+    """
+    return [f"act/{run}/{row * ranks + rank}/{sample}" for row in range(prompts) for sample in range(samples)]

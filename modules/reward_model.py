@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ..functional import bradley_terry_loss
-from .language_model import PromptFormat, TokenBatch, format_prompts, load_tokenizer, pad, tokenize
+from .language_model import Precision, PromptFormat, TokenBatch, format_prompts, load_tokenizer, pad, tokenize
 from .scalar_head import ScalarHeadModel
 from .schedules import Schedule, with_schedule
 
@@ -27,6 +27,7 @@ class RewardModel(LightningModule):
         model_name_or_path: a language model to start from, or a reward model written by an earlier run.
         prompt_format: ``plain`` text, or ``chat`` for the tokenizer's chat template.
         max_length: longest prompt + response in tokens; longer prompts lose their beginning.
+        dtype: of the transformer's weights; the head's are in fp32. ``bfloat16`` is for scoring, training wants fp32.
         optimizer: of all parameters.
         schedule: how the learning rate moves after the warm-up.
         warmup_ratio: share of the steps in which the learning rate rises to its value.
@@ -37,6 +38,7 @@ class RewardModel(LightningModule):
         model_name_or_path: str,
         prompt_format: PromptFormat = "plain",
         max_length: int = 1024,
+        dtype: Precision = "float32",
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule = "linear",
         warmup_ratio: float = 0.03,
@@ -47,7 +49,7 @@ class RewardModel(LightningModule):
         self.max_length = max_length
         self.optimizer, self.schedule, self.warmup_ratio = optimizer, schedule, warmup_ratio
         self.tokenizer = load_tokenizer(model_name_or_path)
-        self.model = ScalarHeadModel.from_pretrained(model_name_or_path)
+        self.model = ScalarHeadModel.from_pretrained(model_name_or_path, dtype)
 
     def score(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         """``[B]`` raw scores: the head's number at the end token that closes each response.

@@ -15,7 +15,7 @@ from .. import execution
 from ..execution import Limits, Program, Sandbox, Status, Verdict
 from ..execution.levels import Isolation
 from ..generation.modes import evaluation_mode
-from .language_model import PromptFormat
+from .language_model import Precision, PromptFormat
 from .reward_model import RewardModel
 
 
@@ -113,6 +113,7 @@ class LearnedReward(Reward):
         prompt_format: the one that the reward model was trained with.
         normalise: use the constants saved with the model; otherwise the raw score.
         batch_size: completions scored at a time, those of similar length together.
+        dtype: of the transformer's weights; the head's are in fp32.
     """
 
     def __init__(
@@ -121,12 +122,13 @@ class LearnedReward(Reward):
         prompt_format: PromptFormat = "plain",
         normalise: bool = True,
         batch_size: int = 16,
+        dtype: Precision = "float32",
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.normalise, self.batch_size = normalise, batch_size
-        self.reward_model = RewardModel(model_name_or_path, prompt_format)
+        self.reward_model = RewardModel(model_name_or_path, prompt_format, dtype=dtype)
         self.reward_model.requires_grad_(False)
 
     @torch.no_grad()

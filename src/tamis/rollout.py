@@ -28,6 +28,8 @@ class Rollout:
         values: ``[B, T]`` the critic's estimates when the rollout was completed.
         advantages: ``[B, T]`` filled by the update.
         returns: ``[B, T]`` the critic's targets, filled by the update.
+        kept: ``[B]`` how often filtration kept each row, where the update needs the other rows, too, and they were not
+            dropped; ``None`` is once each.
         truncated: ``[B]`` bool, True where the response hit the length limit instead of ending by itself.
         environment_loss: ``[B]`` a loss of the environment (the classifier), carrying its graph.
         observations: what the module needs to evaluate the actions again, one entry a row.
@@ -43,6 +45,7 @@ class Rollout:
     values: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
+    kept: Tensor | None = None
     truncated: Tensor | None = None
     environment_loss: Tensor | None = None
     observations: dict[str, Tensor] = field(default_factory=dict)

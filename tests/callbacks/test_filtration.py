@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast, get_args
 
 import pytest
@@ -13,7 +14,7 @@ from tamis.functional import Strategy
 from tamis.modules import PolicyModule
 from tamis.rollout import Rollout
 
-TRAINER = cast(Trainer, None)  # Filtration asks the trainer for nothing
+TRAINER = cast(Trainer, SimpleNamespace(callbacks=[]))  # Filtration asks it whether the update needs all rows
 
 
 class Module:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from tamis.callbacks import PPOUpdate
 from tamis.datamodules import CodeTasks
 from tamis.modules import CodePolicy, Reward
 from tamis.modules.language_model import load_tokenizer
+from tamis.modules.rewards import LearnedReward
 from tamis.modules.scalar_head import ScalarHeadModel
 from tamis.rollout import Rollout
 
@@ -56,6 +58,50 @@ def test_how_it_samples_changes_no_rollout(options: dict[str, Any], tiny_model: 
     expected, other = (_policy(tiny_model, **given).act(tasks[:4]) for given in ({}, options))
     assert _same_draws(expected, other)
     assert expected.records == other.records
+
+
+def test_ranks_draw_what_one_process_draws(tiny_model: str, tasks: Tasks, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts are dealt to the ranks in turn, as Lightning's sampler does it."""
+    whole = _policy(tiny_model).act(tasks[:4]).records
+    for rank in range(2):
+        module = _policy(tiny_model)
+        monkeypatch.setattr(module, "_trainer", SimpleNamespace(world_size=2, global_rank=rank))
+        part = module.act(tasks[rank:4:2]).records
+        assert part == [row for row in whole if row["task_id"] in {task["task_id"] for task in tasks[rank:4:2]}]
+    assert len({str(row["completion"]) for row in whole}) > 6
+
+
+@pytest.mark.parametrize("critic", ["shared_trunk", "own_trunk"])
+@pytest.mark.parametrize("size", [1, 4])
+def test_scoring_in_parts_changes_no_number_and_puts_rows_in_order_of_length(
+    size: int, critic: Any, tiny_model: str, tasks: Tasks
+) -> None:
+    together, parted = (_policy(tiny_model, critic=critic, score_batch_size=given) for given in (100, size))
+    parted.load_state_dict(together.state_dict())
+    rollout = together.act(tasks[:3])
+    whole, parts = together.complete(rollout), parted.complete(rollout)
+    for name in ("log_probs", "values", "ref_log_probs"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), atol=1e-6, rtol=1e-6)
+    assert parts.records == whole.records
+    lengths = parts.observations["prompt_mask"].sum(1) + parts.response_mask.sum(1)
+    assert lengths.tolist() == sorted(lengths.tolist())
+    assert sorted(str(row) for row in parts.records) == sorted(str(row) for row in rollout.records)
+
+
+def test_rewards_do_not_hang_on_the_parts_they_are_scored_in(reward_folder: Path, tasks: Tasks) -> None:
+    texts = ["return 1", "", "x" * 40, "return xs[1:]", "    y", "return 1"]
+    records = [tasks[index % 3] for index in range(len(texts))]
+    alone, parted, together = (LearnedReward(str(reward_folder), batch_size=size) for size in (1, 4, 100))
+    expected = torch.cat([alone([record], [text]) for record, text in zip(records, texts, strict=True)])
+    assert len(set(expected.tolist())) > 3
+    for reward in (parted, together):
+        torch.testing.assert_close(reward(records, texts), expected, atol=1e-5, rtol=1e-5)
+    widths: list[int] = []
+    parted.reward_model.model.trunk.register_forward_pre_hook(
+        lambda _, __, given: widths.append(len(given["input_ids"])), with_kwargs=True
+    )
+    parted(records, texts)
+    assert widths == [4, 2]
 
 
 def test_the_options_reach_the_sampler(tiny_model: str, tasks: Tasks) -> None:
@@ -238,3 +284,5 @@ def test_an_empty_data_set_is_refused(tiny_model: str, tmp_path: Path) -> None:
 def test_sizes_that_make_no_sense(tiny_model: str) -> None:
     with pytest.raises(ValueError, match="sample_batch_size must be at least 1 or null"):
         _policy(tiny_model, sample_batch_size=0)
+    with pytest.raises(ValueError, match="score_batch_size must be at least 1"):
+        _policy(tiny_model, score_batch_size=0)

@@ -12,7 +12,7 @@ from .losses import (
     ppo_value_loss,
     reinforce_loss,
 )
-from .masked import Denominators, LossAggregation, aggregate_loss, masked_mean, masked_whiten
+from .masked import Denominators, LossAggregation, aggregate_loss, masked_mean, masked_whiten, weigh
 from .noise import official_noise_objective, upsample_blur, upsample_blur_matrix
 from .reliability import Binning, RSquared, r_squared
 from .selection import SelectionMode, Strategy, select, selection_weights
@@ -29,6 +29,7 @@ __all__ = [
     "LossAggregation",
     "Denominators",
     "masked_mean",
+    "weigh",
     "masked_whiten",
     "aggregate_loss",
     "PPOStats",

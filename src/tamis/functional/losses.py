@@ -39,6 +39,7 @@ def ppo_policy_loss(
     clip_range: float = 0.2,
     aggregation: LossAggregation = "seq_mean",
     denominators: Denominators | None = None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, PPOStats]:
     """Clipped surrogate (Schulman et al. 2017, eq. 7), negated so that it is minimised.
 
@@ -50,6 +51,7 @@ def ppo_policy_loss(
         clip_range: epsilon > 0.
         aggregation: see `aggregate_loss`.
         denominators: of the whole optimiser batch, where this is a part of it; the parts' losses and means then add up.
+        weights: ``[B]`` how often each row counts; ``None`` is once each.
 
     Raises:
         ValueError: if ``clip_range`` is not positive.
@@ -62,14 +64,15 @@ def ppo_policy_loss(
     loss = -torch.minimum(ratio * advantages, clipped * advantages)
     steps = None if denominators is None else denominators.steps
     with torch.no_grad():
+        counts = mask if weights is None else mask & (weights > 0).unsqueeze(1)
         stats = PPOStats(
-            clip_fraction=masked_mean(((ratio - 1).abs() > clip_range).float(), mask, steps),
-            approx_kl=masked_mean(ratio - 1 - log_ratio, mask, steps),
-            ratio_mean=masked_mean(ratio, mask, steps),
-            ratio_max=torch.where(mask, ratio, 0.0).amax(),
-            ratio_error_max=torch.where(mask, (ratio - 1).abs(), 0.0).amax(),
+            clip_fraction=masked_mean(((ratio - 1).abs() > clip_range).float(), mask, steps, weights),
+            approx_kl=masked_mean(ratio - 1 - log_ratio, mask, steps, weights),
+            ratio_mean=masked_mean(ratio, mask, steps, weights),
+            ratio_max=torch.where(counts, ratio, 0.0).amax(),
+            ratio_error_max=torch.where(counts, (ratio - 1).abs(), 0.0).amax(),
         )
-    return aggregate_loss(loss, mask, aggregation, denominators), stats
+    return aggregate_loss(loss, mask, aggregation, denominators, weights), stats
 
 
 def ppo_value_loss(
@@ -80,6 +83,7 @@ def ppo_value_loss(
     clip_range: float | None = 0.2,
     aggregation: LossAggregation = "seq_mean",
     denominators: Denominators | None = None,
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Half the squared error to the returns; with clipping, the larger of the clipped and the unclipped error.
 
@@ -91,12 +95,13 @@ def ppo_value_loss(
         clip_range: how far a value may move from its old one before it stops paying; ``None`` does not clip.
         aggregation: see `aggregate_loss`.
         denominators: see `aggregate_loss`.
+        weights: see `aggregate_loss`.
     """
     error = (values - returns) ** 2
     if clip_range is not None:
         near = old_values + (values - old_values).clamp(-clip_range, clip_range)
         error = torch.maximum(error, (near - returns) ** 2)
-    return 0.5 * aggregate_loss(error, mask, aggregation, denominators)
+    return 0.5 * aggregate_loss(error, mask, aggregation, denominators, weights)
 
 
 def reinforce_loss(

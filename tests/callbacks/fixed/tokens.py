@@ -111,6 +111,12 @@ UPDATES: dict[str, Any] = {
         for how in get_args(LossAggregation)
     },
     **{
+        f"ppo_marked_{how}": lambda how=how, **sizes: PPOUpdate(
+            loss_aggregation=how, critic_rows="all", whiten_over="all", entropy_coef=0.1, **sizes
+        )
+        for how in get_args(LossAggregation)
+    },
+    **{
         f"reinforce_{how}": lambda how=how, **sizes: ReinforceUpdate(loss_aggregation=how, entropy_coef=0.1, **sizes)
         for how in get_args(LossAggregation)
     },
@@ -139,6 +145,8 @@ def fit(module: Tokens, *callbacks: Any, processes: int = 1) -> Trainer:
 def learn(update: str, processes: int = 1, **sizes: int) -> dict[str, Tensor]:
     """Weights after one iteration, and its statistics."""
     module, stats = Tokens(critic=update.startswith("ppo")), Stats()
+    if "marked" in update:
+        module.drawn = module.drawn.replace(kept=torch.tensor([2.0, 0.0, 1.0, 0.0]).repeat(ROWS // N))
     fit(module, UPDATES[update](max_grad_norm=None, **sizes), stats, processes=processes)
     networks = {f"{name}.{key}": v for name, net in module.networks().items() for key, v in net.state_dict().items()}
     return networks | dict(stats.seen[0])
