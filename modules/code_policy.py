@@ -68,7 +68,7 @@ class CodePolicy(EvaluatedPolicy):
             LoRA (whose adapter stays in fp32) and for memory; ``--trainer.precision bf16-mixed`` computes in bfloat16
             and keeps the weights. Log-probabilities and values are in fp32 in any case.
         gradient_checkpointing: of policy and critic: keep little for the backward pass and compute it again.
-        generator: the loop in `tamis.generation`, or ``transformers``: its own ``generate``, slower, with the same draws.
+        generator: the loop in `tamis.generation`, or ``transformers``: its ``generate``, slower, with the same draws.
         sample_batch_size: responses decoded at a time, prompts of similar length together; ``None`` decodes all at
             once. It bounds memory and changes no draw.
         score_batch_size: responses scored at a time where no gradient is needed (old log-probabilities, reference,
