@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 
 from tamis.generation import sample
 from tamis.generation.modes import evaluation_mode
-from tamis.generation.sampling import position_ids
+from tamis.generation.prefill import position_ids
 
 EOS, PAD = 1, 0
 

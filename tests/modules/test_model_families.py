@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from tamis.generation import sample
-from tamis.generation.sampling import position_ids
+from tamis.generation.prefill import position_ids
 from tamis.modules.action_scores import score_actions
 from tamis.modules.language_model import TokenBatch, pad
 

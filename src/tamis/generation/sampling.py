@@ -6,7 +6,7 @@ a prompt share its prefill, nothing but the cache and the last logits is kept, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .choosing import Chooser
 from .modes import generation_mode
+from .prefill import by_length, prefill
 from .stopping import StopStrings
 
 if TYPE_CHECKING:
@@ -84,11 +85,11 @@ def sample(
     choose = Chooser(temperature, top_p, noise_of(rows, max_new_tokens, temperature, generator, noise, prompt_ids))
     responses = _Responses.empty(rows, max_new_tokens, pad_token_id, prompt_ids.device)
     with torch.no_grad(), generation_mode(model):
-        for prompts in _buckets(prompt_mask, None if max_rows is None else max_rows // num_samples):
+        for prompts in by_length(prompt_mask, None if max_rows is None else max_rows // num_samples):
             mask = prompt_mask[prompts]
             width = int(mask.sum(dim=1).max())
             mask = mask[:, -width:]
-            logits, cache = _prefill(model, prompt_ids[prompts, -width:], mask)
+            logits, cache = prefill(model, prompt_ids[prompts, -width:], mask)
             cache.batch_repeat_interleave(num_samples)
             numbers = (prompts.unsqueeze(1) * num_samples + torch.arange(num_samples, device=prompts.device)).flatten()
             decoder = _Decoder(model, cache, mask.repeat_interleave(num_samples, 0), numbers, eos_token_ids)
@@ -120,34 +121,6 @@ def noise_of(
     if temperature == 0:
         return None
     return torch.rand(rows, length, generator=generator, dtype=torch.float64, device=like.device)
-
-
-def _buckets(prompt_mask: Tensor, size: int | None) -> Iterator[Tensor]:
-    """The prompts' numbers: in their order, or cut into buckets by rising length."""
-    if size is None or size >= len(prompt_mask):
-        yield torch.arange(len(prompt_mask), device=prompt_mask.device)
-        return
-    yield from prompt_mask.sum(dim=1).argsort(stable=True).split(max(size, 1))
-
-
-def position_ids(mask: Tensor) -> Tensor:
-    """``[B, T]`` positions that count real tokens only, so that padding on the left changes nothing."""
-    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)
-
-
-def _prefill(model: PreTrainedModel, prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, DynamicCache]:
-    from transformers import DynamicCache
-
-    cache = DynamicCache()
-    output = model(
-        input_ids=prompt_ids,
-        attention_mask=prompt_mask.long(),
-        position_ids=position_ids(prompt_mask),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return output.logits[:, -1], cache
 
 
 class _Responses(NamedTuple):
