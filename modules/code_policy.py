@@ -31,7 +31,7 @@ from .language_model import (
     save_language_model,
 )
 from .policy import ActionEvaluation
-from .prompts import PromptLimits, context_length, prompt_tokens, records_of, sample_keys
+from .prompts import PromptLimits, check_training_draws, context_length, prompt_tokens, records_of, sample_keys
 from .rewards import Reward, Verifier
 from .schedules import Schedule, with_schedule
 
@@ -54,6 +54,9 @@ class CodePolicy(EvaluatedPolicy):
         reward: where rewards come from: ``LearnedReward`` or ``UnitTests``; training needs one.
         num_samples: N, responses a prompt.
         temperature: of the training samples and of everything scored with them.
+        top_p: draw the training samples from the smallest set of most likely tokens that has this probability; below 1
+            it needs ``allow_off_policy_sampling``, because log-probabilities are those of the full distribution.
+        allow_off_policy_sampling: yes, I know: ratios and KL are then a little off (the authors' code does it, 0.9).
         max_new_tokens: longest response in tokens.
         max_prompt_tokens: longest prompt in tokens; a longer one is an error, and so is one that leaves no room for
             ``max_new_tokens`` in the model's context.
@@ -94,6 +97,8 @@ class CodePolicy(EvaluatedPolicy):
         reward: Reward | None = None,
         num_samples: int = 5,
         temperature: float = 1.0,
+        top_p: float = 1.0,
+        allow_off_policy_sampling: bool = False,
         max_new_tokens: int = 256,
         max_prompt_tokens: int = 1024,
         prompt_format: PromptFormat = "plain",
@@ -122,17 +127,14 @@ class CodePolicy(EvaluatedPolicy):
         max_iterations: int | None = None,
     ) -> None:
         super().__init__(EvaluationSettings(eval_samples, eval_temperature, eval_top_p, tuple(pass_at)), max_iterations)
-        if temperature <= 0:
-            raise ValueError(
-                f"temperature must be positive to sample, got {temperature}; greedy is for evaluation only"
-            )
+        check_training_draws(temperature, top_p, allow_off_policy_sampling)
         if sample_batch_size is not None and sample_batch_size < 1:
             raise ValueError(f"sample_batch_size must be at least 1 or null (all at once), got {sample_batch_size}")
         if score_batch_size < 1:
             raise ValueError(f"score_batch_size must be at least 1, got {score_batch_size}")
         self.save_hyperparameters(ignore=["reward", "policy_optimizer", "critic_optimizer"])
         self.strict_loading = False  # frozen networks are loaded from where they came from, not from checkpoints
-        self.num_samples, self.temperature, self.seed = num_samples, temperature, seed
+        self.num_samples, self.temperature, self.top_p, self.seed = num_samples, temperature, top_p, seed
         self.max_new_tokens, self.max_prompt_tokens = max_new_tokens, max_prompt_tokens
         self.prompt_format: PromptFormat = prompt_format
         self.policy_optimizer, self.critic_optimizer = policy_optimizer, critic_optimizer
@@ -192,7 +194,7 @@ class CodePolicy(EvaluatedPolicy):
         ranks = 1 if self._trainer is None else self.trainer.world_size
         run = f"{self.seed}/{self.iteration}"
         noise = row_noise(sample_keys(run, len(batch), self.num_samples, self.global_rank, ranks), self.max_new_tokens)
-        samples = self._sample(prompts, self.num_samples, self.temperature, noise=noise)
+        samples = self._sample(prompts, self.num_samples, self.temperature, self.top_p, noise)
         groups = torch.arange(len(batch), device=self.device).repeat_interleave(self.num_samples)
         return Rollout(
             group_ids=groups,
@@ -238,7 +240,7 @@ class CodePolicy(EvaluatedPolicy):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Record]:
         """N samples of every prompt with their verdicts."""
-        return self.judged_samples(batch, self.num_samples, self.temperature)
+        return self.judged_samples(batch, self.num_samples, self.temperature, self.top_p)
 
     def judged_samples(self, batch: Batch, n: int, temperature: float, top_p: float = 1.0) -> list[Record]:
         """See `EvaluatedPolicy`; a sample hangs on seed, task and its number, not on the batch or the rank it is in."""

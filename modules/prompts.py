@@ -90,3 +90,20 @@ def sample_keys(run: str, prompts: int, samples: int, rank: int, ranks: int) -> 
         ranks: how many there are.
     """
     return [f"act/{run}/{row * ranks + rank}/{sample}" for row in range(prompts) for sample in range(samples)]
+
+
+def check_training_draws(temperature: float, top_p: float, allowed: bool) -> None:
+    """Refuse to learn from draws that scoring would take for others.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    if temperature <= 0:
+        raise ValueError(f"temperature must be positive to sample, got {temperature}; greedy is for evaluation only")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must lie above 0 and at most at 1 (all tokens), got {top_p}")
+    if top_p < 1 and not allowed:
+        raise ValueError(
+            f"top_p={top_p} draws from another distribution than the one that log-probabilities, ratio and KL are taken "
+            "of; set it to 1, or set `--model.allow_off_policy_sampling=true` to have it all the same"
+        )

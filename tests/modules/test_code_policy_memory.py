@@ -122,11 +122,20 @@ def test_the_options_reach_the_sampler(tiny_model: str, tasks: Tasks) -> None:
         assert min(widths) in rows
 
 
-def test_there_is_no_nucleus_in_training(tiny_model: str) -> None:
-    """Its renormalised probabilities are not those that scoring sees: only evaluation has a top_p."""
-    for option in ("top_p", "top_k", "min_p", "repetition_penalty"):
+def test_a_nucleus_in_training_has_to_be_allowed_by_name(tiny_model: str, tasks: Tasks) -> None:
+    """Its renormalised probabilities are not those that scoring sees; other ways to truncate there are none."""
+    with pytest.raises(ValueError, match="top_p=0.9 draws from another distribution .* allow_off_policy_sampling=true"):
+        _policy(tiny_model, top_p=0.9)
+    for option in ("top_k", "min_p", "repetition_penalty"):
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
             _policy(tiny_model, **{option: 0.9})
+    with pytest.raises(ValueError, match="top_p must lie above 0"):
+        _policy(tiny_model, top_p=0.0, allow_off_policy_sampling=True)
+    # The smallest nucleus is the most likely token.
+    module = _policy(tiny_model, top_p=1e-6, allow_off_policy_sampling=True)
+    greedy = [row["completion"] for row in module.judged_samples(tasks[:2], 3, 0.0)]
+    assert [row["completion"] for row in module.act(tasks[:2]).records] == greedy
+    assert [row["completion"] for row in module.predict_step(tasks[:2], 0)] == greedy
 
 
 def test_every_end_token_of_the_model_ends_a_rollout(tiny_model: str, tasks: Tasks) -> None:
