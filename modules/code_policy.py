@@ -56,7 +56,7 @@ class CodePolicy(EvaluatedPolicy):
         temperature: of the training samples and of everything scored with them.
         top_p: draw the training samples from the smallest set of most likely tokens that has this probability; below 1
             it needs ``allow_off_policy_sampling``, because log-probabilities are those of the full distribution.
-        allow_off_policy_sampling: yes, I know: ratios and KL are then a little off (the authors' code does it, 0.9).
+        allow_off_policy_sampling: take such draws although ratios and KL are then off (the authors' code does, at 0.9).
         max_new_tokens: longest response in tokens.
         max_prompt_tokens: longest prompt in tokens; a longer one is an error, and so is one that leaves no room for
             ``max_new_tokens`` in the model's context.

@@ -104,6 +104,6 @@ def check_training_draws(temperature: float, top_p: float, allowed: bool) -> Non
         raise ValueError(f"top_p must lie above 0 and at most at 1 (all tokens), got {top_p}")
     if top_p < 1 and not allowed:
         raise ValueError(
-            f"top_p={top_p} draws from another distribution than the one that log-probabilities, ratio and KL are taken "
-            "of; set it to 1, or set `--model.allow_off_policy_sampling=true` to have it all the same"
+            f"top_p={top_p} draws from another distribution than the one that log-probabilities, ratio and KL are "
+            "taken of; set it to 1, or set `--model.allow_off_policy_sampling=true` to have it all the same"
         )

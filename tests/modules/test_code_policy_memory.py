@@ -124,7 +124,7 @@ def test_the_options_reach_the_sampler(tiny_model: str, tasks: Tasks) -> None:
 
 def test_a_nucleus_in_training_has_to_be_allowed_by_name(tiny_model: str, tasks: Tasks) -> None:
     """Its renormalised probabilities are not those that scoring sees; other ways to truncate there are none."""
-    with pytest.raises(ValueError, match="top_p=0.9 draws from another distribution .* allow_off_policy_sampling=true"):
+    with pytest.raises(ValueError, match="top_p=0.9 draws from another distribution .*allow_off_policy_sampling=true"):
         _policy(tiny_model, top_p=0.9)
     for option in ("top_k", "min_p", "repetition_penalty"):
         with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
