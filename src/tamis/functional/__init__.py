@@ -1,7 +1,16 @@
 """The maths of both papers as pure functions of tensors; imports torch and nothing else."""
 
 from .advantages import gae, last_step, leave_one_out_baseline, shape_rewards
-from .evaluation import Interval, binomial_standard_error, bootstrap_interval, pass_at_k, pass_at_k_per_problem
+from .agreement import Estimate, RankAgreement, rank_agreement
+from .divergence import Divergence, distinct_n, divergence
+from .evaluation import (
+    Interval,
+    binomial_standard_error,
+    bootstrap_interval,
+    pass_at_k,
+    pass_at_k_per_problem,
+    wilson_interval,
+)
 from .losses import (
     KLEstimator,
     PPOStats,
@@ -43,11 +52,18 @@ __all__ = [
     "Binning",
     "RSquared",
     "r_squared",
+    "Estimate",
+    "RankAgreement",
+    "rank_agreement",
+    "Divergence",
+    "divergence",
+    "distinct_n",
     "pass_at_k",
     "pass_at_k_per_problem",
     "Interval",
     "bootstrap_interval",
     "binomial_standard_error",
+    "wilson_interval",
     "official_noise_objective",
     "upsample_blur",
     "upsample_blur_matrix",

@@ -98,3 +98,24 @@ def bootstrap_interval(
 def binomial_standard_error(rate: float, n: int) -> float:
     """Standard error of a pass rate over ``n`` problems: ``sqrt(p (1 - p) / n)``, a fraction like ``rate``."""
     return float((rate * (1 - rate) / n) ** 0.5)
+
+
+def wilson_interval(rate: float, n: float, z: float = 1.959964) -> Interval:
+    """Interval of a pass rate over ``n`` independent tries (Wilson 1927), inside 0..1 also where the rate is 0 or 1.
+
+    The ends are ``(p + z^2/2n -+ z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)``.
+
+    Args:
+        rate: share p that passed, 0 to 1.
+        n: tries.
+        z: standard errors; 1.96 for 95 %.
+
+    Raises:
+        ValueError: without tries, or for a rate that is none.
+    """
+    if n <= 0 or not 0 <= rate <= 1:
+        raise ValueError(f"a rate lies between 0 and 1 and has at least one try, got {rate} of {n}")
+    centre = rate + z * z / (2 * n)
+    half = z * (rate * (1 - rate) / n + z * z / (4 * n * n)) ** 0.5
+    # Rounding may leave -1e-17 of the end at a rate of 0.
+    return Interval(max((centre - half) / (1 + z * z / n), 0.0), min((centre + half) / (1 + z * z / n), 1.0))
