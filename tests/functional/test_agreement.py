@@ -8,10 +8,23 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torchmetrics.functional import auroc, kendall_rank_corrcoef
+from torchmetrics.functional import auroc as torchmetrics_auc
+from torchmetrics.functional import kendall_rank_corrcoef
 
 from tamis.functional import rank_agreement
 from tamis.functional.reliability import resamples
+
+
+def _tau(rewards: Tensor, scores: Tensor) -> float:
+    value = kendall_rank_corrcoef(rewards, scores, variant="b")
+    assert isinstance(value, Tensor)
+    return float(value)
+
+
+def _auc(rewards: Tensor, scores: Tensor) -> float:
+    value = torchmetrics_auc(rewards.sigmoid(), scores.long(), task="binary")
+    assert isinstance(value, Tensor)
+    return float(value)
 
 
 def _draws(tasks: int = 30, n: int = 4) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,10 +53,10 @@ def test_agreement_by_hand() -> None:
 def test_agreement_equals_torchmetrics() -> None:
     rewards, scores, groups = _draws()
     found = rank_agreement(rewards, scores, groups, bootstrap=0)
-    assert found.tau.value == pytest.approx(float(kendall_rank_corrcoef(rewards, scores, variant="b")), abs=1e-6)
-    assert found.auc.value == pytest.approx(float(auroc(rewards.sigmoid(), scores.long(), task="binary")), abs=1e-6)
+    assert found.tau.value == pytest.approx(_tau(rewards, scores), abs=1e-6)
+    assert found.auc.value == pytest.approx(_auc(rewards, scores), abs=1e-6)
     graded = scores + rewards.abs()
-    expected = float(kendall_rank_corrcoef(rewards, graded, variant="b"))
+    expected = _tau(rewards, graded)
     assert rank_agreement(rewards, graded, groups, bootstrap=0).tau.value == pytest.approx(expected, abs=1e-6)
 
 
@@ -53,8 +66,8 @@ def test_intervals_equal_a_bootstrap_drawn_out_row_by_row() -> None:
     taus, aucs, withins = [], [], []
     for counts in next(iter(resamples(torch.arange(10), 60, seed=2))).long():
         copies = [values.repeat_interleave(counts[groups]) for values in (rewards, scores)]
-        taus.append(float(kendall_rank_corrcoef(*copies, variant="b")))
-        aucs.append(float(auroc(copies[0].sigmoid(), copies[1].long(), task="binary")))
+        taus.append(_tau(*copies))
+        aucs.append(_auc(*copies))
         better = total = 0.0
         for task in range(10):
             x, y = rewards[groups == task], scores[groups == task]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from typing import Any
 
 import pytest
 import torch
@@ -80,9 +79,9 @@ def test_false_alarms_are_as_rare_as_promised() -> None:
     ],
 )
 def test_what_cannot_be_compared_is_refused(arguments: list[int], threshold: float, message: str) -> None:
-    tensors: Any = [torch.ones(size) for size in arguments]
+    first, second, third, fourth = (torch.ones(size) for size in arguments)
     with pytest.raises(ValueError, match=message):
-        divergence(*tensors, threshold=threshold)
+        divergence(first, second, third, fourth, threshold)
 
 
 def test_distinct_n_by_hand() -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tamis.functional import r_squared
+from tamis.functional import Binning, r_squared
 from tamis.functional.reliability import resamples
 
 
@@ -135,8 +135,8 @@ def test_responses_of_a_task_that_are_alike_widen_the_interval() -> None:
     rewards, scores, _ = _draws(60, n=1)
     groups = torch.arange(60)
     once = r_squared(rewards, scores, 6, groups=groups)
-    copies = [values.repeat_interleave(10) for values in (rewards, scores, groups)]
-    tasks, rows = r_squared(*copies[:2], 6, groups=copies[2]), r_squared(*copies[:2], 6)
+    rewards, scores, groups = (values.repeat_interleave(10) for values in (rewards, scores, groups))
+    tasks, rows = r_squared(rewards, scores, 6, groups=groups), r_squared(rewards, scores, 6)
     assert tasks.high - tasks.low == pytest.approx(once.high - once.low, rel=0.15)
     assert rows.high - rows.low < 0.6 * (tasks.high - tasks.low)
 
@@ -165,8 +165,8 @@ def test_constant_numbers_have_no_line(reward: float, score: float) -> None:
         (torch.full((30,), reward), varied),
         (varied, torch.full((30,), score)),
     ):
-        for binning in ("quantile", "width"):
-            fit = r_squared(rewards, scores, 3, binning, bootstrap=20)  # type: ignore[arg-type]
+        for binning in get_args(Binning):
+            fit = r_squared(rewards, scores, 3, binning, bootstrap=20)
             assert math.isnan(fit.value)
             assert math.isnan(fit.low)
 
