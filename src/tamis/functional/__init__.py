@@ -23,6 +23,7 @@ from .losses import (
 )
 from .masked import Denominators, LossAggregation, aggregate_loss, masked_mean, masked_whiten, weigh
 from .noise import official_noise_objective, upsample_blur, upsample_blur_matrix
+from .preference import dpo_loss, ipo_loss, kto_loss, log_quantiles, response_log_ratios
 from .reliability import Binning, RSquared, r_squared
 from .selection import SelectionMode, Strategy, select, selection_weights
 
@@ -49,6 +50,11 @@ __all__ = [
     "kl_divergence",
     "adapt_kl_coef",
     "bradley_terry_loss",
+    "response_log_ratios",
+    "dpo_loss",
+    "ipo_loss",
+    "kto_loss",
+    "log_quantiles",
     "Binning",
     "RSquared",
     "r_squared",
