@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..functional import kl_divergence
 from ..modules.policy import PolicyCallback, PolicyModule, PolicyUpdate
+from ..modules.reward_failures import failures
 from ..rollout import Rollout
 
 
@@ -28,6 +29,9 @@ class RolloutMetrics(PolicyCallback):
         module.log("rollout/length_max", lengths.max(), sync_dist=True, reduce_fx="max")
         if rollout.rewards is not None:
             self._log_rewards(trainer, module, rollout.rewards.detach().float())
+            if rollout.records:
+                lost = float(failures(rollout.records))
+                module.log("rollout/reward_failures", lost, sync_dist=True, reduce_fx="sum")
         if rollout.truncated is not None:
             cut_off = _mean(trainer, rollout.truncated.float())
             module.log_dict({"rollout/truncated_rate": cut_off, "rollout/eos_rate": 1 - cut_off})

@@ -1,6 +1,7 @@
 """LightningModules: what a policy is, and the supervised stages around it."""
 
 from .code_policy import CodePolicy
+from .custom_rewards import PythonReward, WeightedReward
 from .image_classifier import ImageClassifier
 from .noise_mask import NoiseMaskPretraining
 from .policy import ActionEvaluation, PolicyCallback, PolicyModule, PolicyUpdate
@@ -17,6 +18,8 @@ __all__ = [
     "Reward",
     "LearnedReward",
     "UnitTests",
+    "PythonReward",
+    "WeightedReward",
     "PolicyModule",
     "PolicyCallback",
     "PolicyUpdate",

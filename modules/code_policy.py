@@ -32,6 +32,7 @@ from .language_model import (
 )
 from .policy import ActionEvaluation
 from .prompts import PromptLimits, check_training_draws, context_length, prompt_tokens, records_of, sample_keys
+from .reward_failures import finite_rewards
 from .rewards import Reward, Verifier
 from .schedules import Schedule, with_schedule
 
@@ -51,7 +52,8 @@ class CodePolicy(EvaluatedPolicy):
 
     Args:
         model_name_or_path: folder, ``.gguf`` file or hub name of the policy, which is also its own frozen reference.
-        reward: where rewards come from: ``LearnedReward`` or ``UnitTests``; training needs one.
+        reward: where rewards come from: ``LearnedReward``, ``UnitTests``, ``PythonReward`` or ``WeightedReward``, a sum
+            of them; training needs one.
         num_samples: N, responses a prompt.
         temperature: of the training samples and of everything scored with them.
         top_p: draw the training samples from the smallest set of most likely tokens that has this probability; below 1
@@ -167,12 +169,15 @@ class CodePolicy(EvaluatedPolicy):
             )
 
     def on_train_start(self) -> None:
-        """Look at every prompt before the first is learned from: a long one must not end a run that has run for hours.
+        """Look at every task before the first is learned from: a long prompt must not end a run of hours.
 
         Raises:
-            ValueError: for a prompt that is empty or too long.
+            ValueError: for a prompt that is empty or too long, or a task that cannot be rewarded.
         """
-        prompt_tokens(self.tokenizer, records_of(self.trainer.train_dataloader), self.prompt_format, self.limits)
+        records = records_of(self.trainer.train_dataloader)
+        prompt_tokens(self.tokenizer, records, self.prompt_format, self.limits)
+        if self.reward_function is not None:
+            self.reward_function.check(records)
 
     def teardown(self, stage: str) -> None:
         """Stop whatever runs programs."""
@@ -210,7 +215,8 @@ class CodePolicy(EvaluatedPolicy):
         if self.reward_function is None:
             raise ValueError("this CodePolicy has no reward")
         completions = [record["completion"] for record in rollout.records]
-        return rollout.replace(rewards=self.reward_function(rollout.records, completions).to(self.device))
+        rewards = finite_rewards(self.reward_function, rollout.records, completions)
+        return rollout.replace(rewards=rewards.to(self.device))
 
     @torch.no_grad()
     def complete(self, rollout: Rollout) -> Rollout:
@@ -259,7 +265,8 @@ class CodePolicy(EvaluatedPolicy):
         completions = [text for text, _ in cut]
         rows = _with_completions(batch, completions, n)
         judgements = self.verifier.judge(rows, completions)
-        rewards = None if self.reward_function is None else self.reward_function(rows, completions).tolist()
+        reward = self.reward_function
+        rewards = None if reward is None else finite_rewards(reward, rows, completions).tolist()
         for index, (row, (verdict, extracted)) in enumerate(zip(rows, judgements, strict=True)):
             row |= {"sample": index % n, "extracted": extracted, "passed": verdict.passed}
             row |= {"status": str(verdict.status), "detail": verdict.detail, "calls": verdict.calls}

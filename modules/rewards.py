@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +15,7 @@ from ..execution import Limits, Program, Sandbox, Status, Verdict
 from ..execution.levels import Isolation
 from ..generation.modes import evaluation_mode
 from .language_model import Precision, PromptFormat
+from .reward_failures import mean_of_the_others, note_failure
 from .reward_model import RewardModel
 
 
@@ -29,6 +29,13 @@ class Reward(nn.Module, ABC):
         Args:
             records: the task of each completion, with its ``prompt``.
             completions: the texts.
+        """
+
+    def check(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Look at the tasks before the first is answered, and refuse what could not be rewarded.
+
+        Args:
+            records: of all tasks that there are to train on.
         """
 
     def close(self) -> None:
@@ -71,6 +78,8 @@ class UnitTests(Reward):
         for record, verdict in zip(records, verdicts, strict=True):
             if isinstance(record, dict) and "completion" in record:  # not in the task itself, which others share
                 record["verdict"] = str(verdict.status)  # for people: a rollout's records carry it into tables
+            if verdict.status is Status.INTERNAL:
+                note_failure(record, f"the sandbox gave no verdict: {verdict.detail}")
         return self.rewards([record["prompt"] for record in records], verdicts)
 
     def rewards(self, prompts: Sequence[str], verdicts: Sequence[Verdict]) -> Tensor:
@@ -83,22 +92,12 @@ class UnitTests(Reward):
             None if verdict.status is Status.INTERNAL else self.passed if verdict.passed else self.failed
             for verdict in verdicts
         ]
-        known: dict[str, list[float]] = {}
-        for prompt, reward in zip(prompts, rewards, strict=True):
-            if reward is not None:
-                known.setdefault(prompt, []).append(reward)
-        if not known:
+        if all(reward is None for reward in rewards):
             raise RuntimeError(
                 f"the sandbox gave no verdict on any of {len(verdicts)} programs; `python -m tamis.execution` says "
                 f"what works on this machine. The first one's reason: {verdicts[0].detail}"
             )
-        everyone = [reward for group in known.values() for reward in group]
-        return torch.tensor(
-            [
-                fmean(known.get(prompt, everyone)) if reward is None else reward
-                for prompt, reward in zip(prompts, rewards, strict=True)
-            ]
-        )
+        return torch.tensor(mean_of_the_others(prompts, rewards))
 
     def close(self) -> None:
         """Stop the workers."""
