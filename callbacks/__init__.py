@@ -5,9 +5,11 @@ from .completion_table import CompletionTable
 from .environment import EnvironmentUpdate
 from .export import ModelExport
 from .filtration import Filtration
+from .imitation import ImitationUpdate
 from .mask_gallery import MaskGallery
 from .metrics import RolloutMetrics
 from .ppo import PPOUpdate
+from .preference import PreferenceUpdate
 from .preference_writer import PreferenceWriter
 from .reinforce import ReinforceUpdate
 from .reliability import RewardReliability
@@ -19,6 +21,8 @@ __all__ = [
     "Filtration",
     "PPOUpdate",
     "ReinforceUpdate",
+    "ImitationUpdate",
+    "PreferenceUpdate",
     "EnvironmentUpdate",
     "RolloutMetrics",
     "MaskGallery",

@@ -15,10 +15,11 @@ from ..rollout import Rollout
 Losses = Callable[[Rollout], tuple[Tensor, dict[str, Tensor]]]
 
 
-def minibatches(rollout: Rollout, size: int | None, generator: torch.Generator) -> Iterator[Rollout]:
+def minibatches(rollout: Rollout, size: int | None, generator: torch.Generator, together: int = 1) -> Iterator[Rollout]:
     """Shuffle the rows and cut them into minibatches of ``size``; ``None`` is one minibatch of all rows.
 
-    Inside a minibatch rows keep the rollout's order, in which those of similar length may stand together.
+    Inside a minibatch rows keep the rollout's order, in which those of similar length may stand together. Every
+    ``together`` rows that follow each other stay so (the two of a pair); ``size`` is a multiple of it.
 
     Raises:
         ValueError: if the number of rows is not divisible by ``size``.
@@ -31,9 +32,11 @@ def minibatches(rollout: Rollout, size: int | None, generator: torch.Generator) 
             f"{len(rollout)} kept rows an iteration cannot be cut into minibatches of {size}; "
             f"choose a minibatch_size that divides {len(rollout)}, or null for one step on all rows"
         )
-    order = torch.randperm(len(rollout), generator=generator, device=generator.device)
-    for rows in order.split(size):
-        yield rollout.select(rows.sort().values)
+    order = torch.randperm(len(rollout) // together, generator=generator, device=generator.device)
+    inside = torch.arange(together, device=generator.device)
+    for blocks in order.split(size // together):
+        rows = blocks.sort().values.unsqueeze(1) * together + inside
+        yield rollout.select(rows.flatten())
 
 
 def microbatches(minibatch: Rollout, size: int | None) -> list[Rollout]:

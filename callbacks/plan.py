@@ -98,6 +98,28 @@ def refuse_rows_alone(trainer: Trainer, module: LightningModule) -> None:
         )
 
 
+def filtration_of(trainer: Trainer) -> Filtration | None:
+    """The run's filter, the last one where there are several."""
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    return next((callback for callback in reversed(callbacks) if isinstance(callback, Filtration)), None)
+
+
+def refuse_other_than_pairs(trainer: Trainer, module: LightningModule) -> None:
+    """A preference is about two rows of a group, and the policy's change is measured from a reference.
+
+    Raises:
+        ValueError: naming the options, where the module tells its N, or that it keeps no reference.
+    """
+    n = getattr(module, "num_samples", None)
+    if isinstance(n, int) and _kept_of_a_group(trainer, n) != 2:
+        raise ValueError(
+            f"a preference is about two responses to a prompt, and {_kept_of_a_group(trainer, n)} of num_samples={n} "
+            "are kept; add `--filter Filtration --filter.strategy best_worst --filter.keep 2`"
+        )
+    if getattr(module, "has_reference", True) is False:
+        raise ValueError("a preference loss is measured from a reference policy; set `--model.reference=true`")
+
+
 def _kept_of_a_group(trainer: Trainer, n: int) -> int:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, Filtration) and callback.strategy != "none":

@@ -8,7 +8,15 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from ..functional import Denominators, KLEstimator, LossAggregation, masked_mean, reinforce_loss, shape_rewards
+from ..functional import (
+    Denominators,
+    KLEstimator,
+    LossAggregation,
+    masked_mean,
+    reinforce_loss,
+    scale_by_group_std,
+    shape_rewards,
+)
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
 from .minibatches import mean_over_ranks, mean_stats, minibatches, step, whole_batch
@@ -39,6 +47,8 @@ class ReinforceUpdate(PolicyUpdate):
         truncation_penalty: of ``truncated: penalty``, in units of the reward.
         max_grad_norm: clip each network's gradient to this norm; ``None`` does not clip.
         seed: of the minibatches' order.
+        scale_by_std: divide by the standard deviation of the group's rewards; with ``group_mean`` these are GRPO's
+            advantages. In one step on all rows its ratio is 1 and clips nothing, so that the step is GRPO's, too.
     """
 
     def __init__(
@@ -55,12 +65,19 @@ class ReinforceUpdate(PolicyUpdate):
         truncation_penalty: float = 1.0,
         max_grad_norm: float | None = None,
         seed: int = 0,
+        scale_by_std: bool = False,
     ) -> None:
+        if scale_by_std and baseline not in ("leave_one_out", "group_mean"):
+            raise ValueError(
+                f"scale_by_std divides by the spread of a group, and baseline={baseline} knows no groups; "
+                "take group_mean (GRPO) or leave_one_out"
+            )
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
         check_sizes(minibatch_size, microbatch_size)
         check_truncation(truncated, truncation_penalty, get_args(TruncatedInReinforce))
         self.baseline: Baseline = baseline
+        self.scale_by_std = scale_by_std
         self.momentum = momentum
         self.kl_coef = kl_coef
         self.kl_estimator: KLEstimator = kl_estimator
@@ -124,13 +141,8 @@ class ReinforceUpdate(PolicyUpdate):
         treated = treat_truncated(rollout, self.truncated, self.truncation_penalty)
         kl = step_kl(rollout, self.kl_coef, self.kl_estimator)
         rewards = shape_rewards(rewards_of(treated), kl, rollout.response_mask, self.kl_coef).sum(dim=1)
-        if self.baseline == "leave_one_out":
-            return leave_one_out_advantages(rollout, rewards)
-        if self.baseline == "group_mean":
-            advantages = rewards.clone()
-            groups = rollout.groups()
-            advantages[groups] -= rewards[groups].mean(dim=1, keepdim=True)
-            return advantages
+        if self.baseline in ("leave_one_out", "group_mean"):
+            return self._group_advantages(rollout, rewards)
         if self.baseline == "running_mean":
             return rewards - self._update_running_mean(float(mean_over_ranks(rewards.mean())))
         return rewards
@@ -147,6 +159,17 @@ class ReinforceUpdate(PolicyUpdate):
         entropy = masked_mean(evaluation.entropy, mask, None if denominators is None else denominators.steps)
         stats = {"update/policy_loss": loss.detach(), "update/entropy": entropy.detach()}
         return loss - self.entropy_coef * entropy, stats
+
+    def _group_advantages(self, rollout: Rollout, rewards: Tensor) -> Tensor:
+        groups = rollout.groups()
+        if self.baseline == "leave_one_out":
+            advantages = leave_one_out_advantages(rollout, rewards)
+        else:
+            advantages = rewards.clone()
+            advantages[groups] -= rewards[groups].mean(dim=1, keepdim=True)
+        if self.scale_by_std:
+            advantages[groups] = scale_by_group_std(advantages[groups], rewards[groups])
+        return advantages
 
     def _update_running_mean(self, mean: float) -> float:
         """The mean before this iteration (this one's own at the start), then move it."""

@@ -117,6 +117,18 @@ def response_kl(rollout: Rollout) -> float:
     return 0.0 if kl is None else float(mean_over_ranks((kl * rollout.response_mask).sum(dim=1).mean()))
 
 
+def response_kls(rollout: Rollout, option: str) -> Tensor:
+    """``[B]`` k1 estimate of the KL of each whole response to the reference, in nats.
+
+    Raises:
+        ValueError: naming the option that asks for it, if there is no reference.
+    """
+    kl = step_kl(rollout, 0.0, "k1")
+    if kl is None:
+        raise ValueError(f"{option} needs a reference policy, and this module keeps none; set `--update.{option}=0`")
+    return torch.where(rollout.response_mask, kl, 0.0).sum(dim=1)
+
+
 def leave_one_out_advantages(rollout: Rollout, rewards: Tensor) -> Tensor:
     """``[B]`` reward minus the mean reward of the other rows of the same group."""
     groups = rollout.groups()

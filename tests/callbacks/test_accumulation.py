@@ -32,7 +32,7 @@ def test_accumulation_changes_no_gradient(update: str) -> None:
 
 def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
     """The short rows lie on the first rank; each has two microbatches."""
-    updates = ["ppo_token_mean", "ppo_mask_seq_mean", "reinforce_token_mean"]
+    updates = ["ppo_token_mean", "ppo_mask_seq_mean", "reinforce_token_mean", "bond_seq_sum", "preference_dpo"]
     done = subprocess.run(
         [sys.executable, str(tokens.__file__), str(tmp_path), *updates],
         capture_output=True,

@@ -162,6 +162,15 @@ def test_baselines_by_hand_on_interleaved_groups(baseline: Any) -> None:
         assert advantages.tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize(("baseline", "size"), [("group_mean", 1.0), ("leave_one_out", 2.0)])
+def test_grpo_divides_by_the_deviation_of_the_group(baseline: Any, size: float) -> None:
+    """Deviations 1 and 5 of the groups (1, 3) and (10, 20), whose rows lie in turn."""
+    advantages = ReinforceUpdate(baseline, scale_by_std=True).estimate_advantages(_rollout())
+    torch.testing.assert_close(advantages, size * torch.tensor([-1.0, -1.0, 1.0, 1.0]), atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="baseline=none knows no groups"):
+        ReinforceUpdate("none", scale_by_std=True)
+
+
 def test_the_penalty_is_summed_over_the_steps_taken() -> None:
     """log pi - log pi_ref is 1 at every step, so rows of 3, 1, 2, 3 steps lose that much at kl_coef 1."""
     rollout = _rollout().replace(log_probs=torch.zeros(B, T), ref_log_probs=torch.full((B, T), -1.0))

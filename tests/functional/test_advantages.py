@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tamis.functional import gae, last_step, leave_one_out_baseline, shape_rewards
+from tamis.functional import gae, last_step, leave_one_out_baseline, scale_by_group_std, shape_rewards
 
 
 def _mask(lengths: list[int], width: int) -> Tensor:
@@ -91,3 +91,15 @@ def test_gae_refuses_what_makes_no_sense() -> None:
         gae(torch.zeros(1, 2), torch.zeros(1, 3), torch.ones(1, 2, dtype=torch.bool), 1.0, 1.0)
     with pytest.raises(ValueError, match=r"gamma=1\.5"):
         gae(torch.zeros(1, 2), torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool), 1.5, 1.0)
+
+
+def test_group_scaling_by_hand() -> None:
+    """(1, 3) has deviation 1 and (10, 20) has 5, so (-1, 1) and (-5, 5) are both (-1, 1); equal rewards stay at 0."""
+    rewards = torch.tensor([[1.0, 3.0], [10.0, 20.0], [7.0, 7.0]])
+    scaled = scale_by_group_std(rewards - rewards.mean(1, keepdim=True), rewards, eps=0.0)
+    assert scaled[:2].tolist() == [[-1.0, 1.0], [-1.0, 1.0]]
+    scaled = scale_by_group_std(rewards - rewards.mean(1, keepdim=True), rewards)
+    assert scaled[2].tolist() == [0.0, 0.0]
+    assert scaled[0, 1].item() == pytest.approx(1 / 1.0001)
+    with pytest.raises(ValueError, match="must have one shape"):
+        scale_by_group_std(rewards, rewards[0])

@@ -12,7 +12,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tamis.callbacks import Filtration, PolicyCallback, PPOUpdate, ReinforceUpdate, RolloutMetrics
+from tamis.callbacks import Filtration, ImitationUpdate, PolicyCallback, PPOUpdate, ReinforceUpdate, RolloutMetrics
 from tamis.modules import ActionEvaluation, PolicyModule
 from tamis.rollout import Rollout
 
@@ -111,8 +111,23 @@ def _best_arm_probability(module: Bandit) -> float:
         [PPOUpdate(advantage_estimator="leave_one_out", kl_coef=0.0, epochs=2, minibatch_size=16)],
         [Filtration("best_worst", keep=2), ReinforceUpdate()],
         [Filtration("best_random", keep=2), PPOUpdate(advantage_estimator="leave_one_out", kl_coef=0.0)],
+        [ReinforceUpdate(baseline="group_mean", scale_by_std=True)],
+        [Filtration("best_of_n", keep=1), ImitationUpdate()],
+        [Filtration("best_of_n", keep=1), ImitationUpdate(backward_coef=1.0)],
     ],
-    ids=["rloo", "group_mean", "running_mean", "no_baseline", "ppo", "ppo_minibatches", "bw_rloo", "br_ppo"],
+    ids=[
+        "rloo",
+        "group_mean",
+        "running_mean",
+        "no_baseline",
+        "ppo",
+        "ppo_minibatches",
+        "bw_rloo",
+        "br_ppo",
+        "grpo",
+        "raft",
+        "bond",
+    ],
 )
 def test_every_combination_finds_the_best_arm(callbacks: list[Any]) -> None:
     module = Bandit(max_iterations=60)

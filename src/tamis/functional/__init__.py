@@ -1,6 +1,6 @@
 """The maths of both papers as pure functions of tensors; imports torch and nothing else."""
 
-from .advantages import gae, last_step, leave_one_out_baseline, shape_rewards
+from .advantages import gae, last_step, leave_one_out_baseline, scale_by_group_std, shape_rewards
 from .agreement import Estimate, RankAgreement, rank_agreement
 from .divergence import Divergence, distinct_n, divergence
 from .evaluation import (
@@ -36,6 +36,7 @@ __all__ = [
     "last_step",
     "gae",
     "leave_one_out_baseline",
+    "scale_by_group_std",
     "LossAggregation",
     "Denominators",
     "masked_mean",

@@ -92,3 +92,24 @@ def leave_one_out_baseline(rewards: Tensor) -> Tensor:
             f"a leave-one-out baseline needs at least 2 actions a group, got {n}; raise the number of samples"
         )
     return (rewards.sum(dim=-1, keepdim=True) - rewards) / (n - 1)
+
+
+def scale_by_group_std(advantages: Tensor, rewards: Tensor, eps: float = 1e-4) -> Tensor:
+    """Advantages in units of their group's spread of rewards (GRPO, Shao et al. 2024, section 4.1.2).
+
+    Groups then count alike however far their rewards lie apart; one whose rewards are all the same stays at 0.
+
+    Args:
+        advantages: ``[P, N]``, rewards less a baseline of the group.
+        rewards: ``[P, N]``; the standard deviation is the biased one, as that of `masked_whiten`.
+        eps: added to it.
+
+    Returns:
+        ``[P, N]``.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    if advantages.shape != rewards.shape:
+        raise ValueError(f"advantages {tuple(advantages.shape)} and rewards {tuple(rewards.shape)} must have one shape")
+    return advantages / (rewards.std(dim=-1, correction=0, keepdim=True) + eps)

@@ -15,7 +15,14 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tamis.callbacks import PolicyCallback, PPOUpdate, ReinforceUpdate
+from tamis.callbacks import (
+    Filtration,
+    ImitationUpdate,
+    PolicyCallback,
+    PPOUpdate,
+    PreferenceUpdate,
+    ReinforceUpdate,
+)
 from tamis.functional import LossAggregation
 from tamis.modules import ActionEvaluation, PolicyModule
 from tamis.rollout import Rollout
@@ -120,6 +127,16 @@ UPDATES: dict[str, Any] = {
         f"reinforce_{how}": lambda how=how, **sizes: ReinforceUpdate(loss_aggregation=how, entropy_coef=0.1, **sizes)
         for how in get_args(LossAggregation)
     },
+    **{
+        f"imitation_{how}": lambda how=how, **sizes: ImitationUpdate(loss_aggregation=how, **sizes)
+        for how in get_args(LossAggregation)
+    },
+    **{
+        f"bond_{how}": lambda how=how, **sizes: ImitationUpdate(0.7, 0.1, loss_aggregation=how, **sizes)
+        for how in get_args(LossAggregation)
+    },
+    "preference_dpo": lambda **sizes: PreferenceUpdate("dpo", label_smoothing=0.1, **sizes),
+    "preference_ipo": lambda **sizes: PreferenceUpdate("ipo", **sizes),
 }
 
 
@@ -147,7 +164,8 @@ def learn(update: str, processes: int = 1, **sizes: int) -> dict[str, Tensor]:
     module, stats = Tokens(critic=update.startswith("ppo")), Stats()
     if "marked" in update:
         module.drawn = module.drawn.replace(kept=torch.tensor([2.0, 0.0, 1.0, 0.0]).repeat(ROWS // N))
-    fit(module, UPDATES[update](max_grad_norm=None, **sizes), stats, processes=processes)
+    filters = [Filtration("best_worst", keep=2)] if update.startswith(("imitation", "bond", "preference")) else []
+    fit(module, *filters, UPDATES[update](max_grad_norm=None, **sizes), stats, processes=processes)
     networks = {f"{name}.{key}": v for name, net in module.networks().items() for key, v in net.state_dict().items()}
     return networks | dict(stats.seen[0])
 
