@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -91,6 +92,10 @@ def workspace(quickstart: Path, reward_folder: Path, pairs: Path, tmp_path_facto
     shutil.copy(pairs, root / "runs" / "quickstart" / "preferences" / "pairs.jsonl")
     task = {"text": "Double x.", "code": "def f(x):\n    return 2 * x", "test_list": ["assert f(1) == 2"]}
     rows: list[dict[str, object]] = [{"task_id": number, "test_setup_code": "", **task} for number in range(1, 975)]
+    rewards = (Path(__file__).parents[1] / "docs" / "rewards.md").read_text()
+    for language, name in (("python", "my_rewards.py"), ("yaml", "my_reward.yaml")):  # as the page says to save them
+        (block,) = re.findall(rf"^```{language}\n(.*?)^```", rewards, re.MULTILINE | re.DOTALL)
+        (root / name).write_text(block)
     (root / "data").mkdir()
     _write_rows(root / "data" / "mbpp.jsonl", rows)
     head = 'def f(x):\n    """Double x."""\n'
