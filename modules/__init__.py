@@ -5,6 +5,7 @@ from .custom_rewards import PythonReward, WeightedReward
 from .image_classifier import ImageClassifier
 from .noise_mask import NoiseMaskPretraining
 from .policy import ActionEvaluation, PolicyCallback, PolicyModule, PolicyUpdate
+from .preference_optimization import PreferenceOptimization
 from .reward_model import RewardModel
 from .rewards import LearnedReward, Reward, UnitTests
 from .supervised import SupervisedFineTuning
@@ -12,6 +13,7 @@ from .supervised import SupervisedFineTuning
 __all__ = [
     "SupervisedFineTuning",
     "RewardModel",
+    "PreferenceOptimization",
     "CodePolicy",
     "NoiseMaskPretraining",
     "ImageClassifier",
