@@ -104,7 +104,7 @@ def run_code(folder: Path, seeds: Sequence[int], console: Console) -> CodeResult
     reward = stages.command("reward model on those pairs", "fit", "reward_model.yaml", "reward_model")
     accuracy = float(reward.trainer.callback_metrics["val/accuracy"])
     stages.command("how far can the reward be trusted?", "test", "reliability.yaml", "reliability")
-    fits = json.loads((folder / "reliability" / "reliability.json").read_text())
+    fits = json.loads((folder / "reliability" / "reliability.json").read_text())["strategies"]
     # The file says null where no line can be fitted.
     report: dict[str, Any] = {
         name: {key: math.nan if v is None else v for key, v in fit.items()} for name, fit in fits.items()
