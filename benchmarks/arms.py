@@ -97,7 +97,9 @@ def trained(arm: str, seed: int, further: Sequence[str]) -> Stage:
 
 def chains(arms: Sequence[str], seeds: int, samples: int, further: Sequence[str]) -> list[list[Stage]]:
     """What may run at the same time, seed by seed, so that a run that is broken off has whole seeds."""
-    work = [[tested("sft", "sft_greedy", 0, 0)]]
+    # A training without a step costs what no arm can save.
+    idle = command("fit", "ppo_m.yaml", "start_up", "--trainer.limit_train_batches=0")
+    work = [[idle], [tested("sft", "sft_greedy", 0, 0)]]
     for seed in range(seeds):
         # The same seed draws the same numbers for the SFT model as for the arms: the gain is paired.
         work.append([tested("sft", f"sft_sampled_seed_{seed}", samples, seed)])

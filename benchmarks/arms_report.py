@@ -95,13 +95,18 @@ def read_training(folder: Folder, name: str, run_dir: Path) -> Training:
     """Cost, and the last line of the metrics."""
     with (run_dir / "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["rollout/reward_mean"]]
-    record = folder.record(name)
-    if record is None:
-        raise FileNotFoundError(f"{folder.path} has no record of {name}")
     config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
     loop_s = sum(float(row["timing/iteration_s"]) for row in rows)
     reward, kl = (float(rows[-1][name]) for name in ("rollout/reward_mean", "rollout/kl"))
-    return Training(record["cpu_s"], loop_s, reward, kl, *sizes(config))
+    return Training(cpu_seconds(folder, name), loop_s, reward, kl, *sizes(config))
+
+
+def cpu_seconds(folder: Folder, name: str) -> float:
+    """What a finished stage has cost."""
+    record = folder.record(name)
+    if record is None:
+        raise FileNotFoundError(f"{folder.path} has no record of {name}")
+    return float(record["cpu_s"])
 
 
 def sizes(config: Mapping[str, Any]) -> tuple[int, int]:
@@ -141,15 +146,16 @@ def cells(name: str, arm: Arm, sft: Arm) -> tuple[str, ...]:
     return (name, f"{first.rows} / {first.steps}", *pass_at_1, *costs)
 
 
-def against(name: str, arm: Arm, base_name: str, base: Arm) -> str:
+def against(name: str, arm: Arm, base_name: str, base: Arm, start_up: float) -> str:
     """One arm beside another with the same seeds, in a sentence."""
     differences = {kind: difference(arm.rates[kind], base.rates[kind]).text(sign="+") for kind in KINDS}
-    ratio = over_seeds([a.cpu_s / b.cpu_s for a, b in zip(arm.training, base.training, strict=True)])
+    pairs = zip(arm.training, base.training, strict=True)
+    ratio = over_seeds([(a.cpu_s - start_up) / (b.cpu_s - start_up) for a, b in pairs])
     kinds = ", ".join(f"{kind} {text}" for kind, text in differences.items())
-    return f"{name} - {base_name}: {kinds}; CPU seconds {ratio.text(2)} times as many"
+    return f"{name} - {base_name}: {kinds}; CPU seconds less start-up {ratio.text(2)} times as many"
 
 
-def notes(folder: Folder, seeds: int, tasks: int) -> list[str]:
+def notes(folder: Folder, seeds: int, tasks: int, start_up: float) -> list[str]:
     """What the numbers mean, and where they were measured."""
     records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.path.glob("stages/*.json"))]
     commits = ", ".join(sorted({record["commit"] for record in records}))
@@ -159,8 +165,8 @@ def notes(folder: Folder, seeds: int, tasks: int) -> list[str]:
         f"{seeds} seed{'s' * (seeds > 1)} ± its standard error over seeds. Gain: over the SFT model, paired by seed; "
         "in brackets its standard error over tasks, paired by task.",
         "rows / steps: rows learned from and optimiser steps an iteration. CPU s: user and system, of the whole "
-        "training process with its start-up. Reward (all rows) and KL (rows learned from, nats a response): of the "
-        "last iteration.",
+        f"training process; {start_up:.1f} of them are its start-up. Reward (all rows) and KL (rows learned from, nats "
+        "a response): of the last iteration.",
         f"{_processor()}, {os.cpu_count()} cores, one thread a process; commit {commits}.",
     ]
 
@@ -192,8 +198,9 @@ def report(folder: Folder, home: str, arms: Sequence[str], seeds: int, console: 
     sft, found = read(folder, home, arms, seeds)
     lines = [cells("SFT", sft, sft), *(cells(name, arm, sft) for name, arm in found.items())]
     base = next(name for name in ("ppo_m", *found) if name in found)
-    texts = [against(name, arm, base, found[base]) for name, arm in found.items() if name != base]
-    explained = notes(folder, seeds, len(sft.rates["greedy"][0].tasks))
+    start_up = cpu_seconds(folder, "start_up")
+    texts = [against(name, arm, base, found[base], start_up) for name, arm in found.items() if name != base]
+    explained = notes(folder, seeds, len(sft.rates["greedy"][0].tasks), start_up)
     table = Table(*HEADER)
     for line in lines:
         table.add_row(*line)
