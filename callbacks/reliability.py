@@ -143,11 +143,12 @@ class RewardReliability(PolicyCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """What the next measurement is compared with."""
-        return self._watch.state_dict()
+        return {} if self.probe is None else self._watch.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing with the measurements before the checkpoint."""
-        self._watch.load_state_dict(state_dict)
+        if self.probe is not None:
+            self._watch.load_state_dict(state_dict)
 
     def _report(self, rows: Sequence[Row], folder: Path) -> None:
         tasks, rewards, passed = matrices(rows)
