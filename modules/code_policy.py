@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -12,35 +12,29 @@ from torch import Tensor, nn
 
 from ..execution import Limits
 from ..execution.levels import Isolation
-from ..generation import Samples, StopStrings, cut_at_stop, decode, row_noise, sample, sample_with_transformers
+from ..generation import StopStrings, cut_at_stop, row_noise
 from ..rollout import Rollout
 from .action_scores import ActionScores, score_actions
+from .adapters import check_export, check_trained_weights, without_frozen
 from .code_evaluation import EvaluationSettings
+from .code_sampling import Batch, Generator, Writer, prompts_of, with_completions
 from .critic import Critic, critic_values, make_critic
 from .evaluated_policy import EvaluatedPolicy
 from .language_model import (
     Precision,
     PromptFormat,
-    TokenBatch,
-    check_same_vocabulary,
     check_vocabulary,
-    end_token_ids,
     load_causal_lm,
     load_tokenizer,
-    pad,
     save_language_model,
 )
 from .policy import ActionEvaluation
-from .prompts import PromptLimits, check_training_draws, context_length, prompt_tokens, records_of, sample_keys
+from .prompts import PromptLimits, check_training_draws, context_length, records_of, sample_keys
+from .reference import keep_aside, make_reference, reference_at_hand
 from .reward_failures import finite_rewards
 from .rewards import Reward, Verifier
 from .schedules import Schedule, with_schedule
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
-Generator = Literal["native", "transformers"]
-Batch = Sequence[Mapping[str, Any]]
 Record = dict[str, Any]
 
 
@@ -51,7 +45,8 @@ class CodePolicy(EvaluatedPolicy):
     response at the stop strings of its record, where it has any; training does not.
 
     Args:
-        model_name_or_path: folder, ``.gguf`` file or hub name of the policy, which is also its own frozen reference.
+        model_name_or_path: folder, ``.gguf`` file or hub name of the policy, which is also its own frozen reference. A
+            folder with a LoRA adapter gives a policy that trains this adapter on, on one copy of its base.
         reward: where rewards come from: ``LearnedReward``, ``UnitTests``, ``PythonReward`` or ``WeightedReward``, a sum
             of them; training needs one.
         num_samples: N, responses a prompt.
@@ -66,9 +61,14 @@ class CodePolicy(EvaluatedPolicy):
         critic: ``shared_trunk`` puts a head on the policy's own hidden states (no gradient into them); ``own_trunk``
             trains a second transformer; ``none`` for updates that need no critic.
         critic_path: where a critic with its own trunk starts, usually the reward model; ``None`` takes the policy.
-        reference: keep a frozen copy of the starting policy for the KL penalty; with LoRA it is the bare base.
+        reference: keep the starting policy for the KL penalty: a frozen copy; with LoRA the bare base, or that with a
+            frozen copy of the adapter that the policy starts from, in the policy's own memory.
         reference_path: another model as that reference; it must have the policy's vocabulary.
-        lora_rank: train a LoRA adapter of this rank instead of the whole model; 0 trains everything.
+        offload_reference: a reference that is a model of its own waits on the CPU and is on the policy's device only
+            while it scores. It saves its memory during sampling and update, and costs one transfer an iteration.
+        lora_rank: train a LoRA adapter of this rank instead of the whole model; 0 trains everything, or the adapter of
+            ``model_name_or_path``.
+        merge_adapter: export the base with the adapter in its weights; ``False`` exports the adapter alone.
         dtype: of the weights of policy, reference and critic. Small steps get lost in ``bfloat16`` weights: it is for
             LoRA (whose adapter stays in fp32) and for memory; ``--trainer.precision bf16-mixed`` computes in bfloat16
             and keeps the weights. Log-probabilities and values are in fp32 in any case.
@@ -108,7 +108,9 @@ class CodePolicy(EvaluatedPolicy):
         critic_path: str | None = None,
         reference: bool = True,
         reference_path: str | None = None,
+        offload_reference: bool = False,
         lora_rank: int = 0,
+        merge_adapter: bool = True,
         dtype: Precision = "float32",
         gradient_checkpointing: bool = False,
         generator: Generator = "native",
@@ -144,13 +146,18 @@ class CodePolicy(EvaluatedPolicy):
         self.tokenizer = load_tokenizer(model_name_or_path)
         self.policy = load_causal_lm(model_name_or_path, lora_rank, dtype, gradient_checkpointing)
         check_vocabulary(self.policy, self.tokenizer, model_name_or_path)
+        check_export(self.policy, merge_adapter)
         self.limits = PromptLimits(max_prompt_tokens, max_new_tokens, context_length(self.policy))
-        self.generator: Generator = generator
-        self.sample_batch_size, self.score_batch_size = sample_batch_size, score_batch_size
-        self.reference = None
+        self.writer = Writer(self.tokenizer, prompt_format, self.limits, generator, sample_batch_size)
+        self.score_batch_size, self.merge_adapter = score_batch_size, merge_adapter
         self.has_reference = reference
-        if reference and (lora_rank == 0 or reference_path is not None):
-            self.reference = self._make_reference(reference_path, model_name_or_path, dtype)
+        frozen = None
+        if reference:
+            frozen = make_reference(self.policy, self.tokenizer, model_name_or_path, reference_path, dtype)
+        if frozen is not None and offload_reference:
+            keep_aside(self, "reference", frozen)
+        else:
+            self.reference = frozen
         self.critic = make_critic(
             critic, self.policy, self.tokenizer, critic_path or model_name_or_path, dtype, gradient_checkpointing
         )
@@ -175,7 +182,7 @@ class CodePolicy(EvaluatedPolicy):
             ValueError: for a prompt that is empty or too long, or a task that cannot be rewarded.
         """
         records = records_of(self.trainer.train_dataloader)
-        prompt_tokens(self.tokenizer, records, self.prompt_format, self.limits)
+        self.writer.check(records)
         if self.reward_function is not None:
             self.reward_function.check(records)
 
@@ -195,11 +202,11 @@ class CodePolicy(EvaluatedPolicy):
 
         Each depends on seed, iteration and its number in the batch of all ranks, not on how many ranks share that.
         """
-        prompts = self._prompts(batch)
+        prompts = self.writer.prompts(batch, self.device)
         ranks = 1 if self._trainer is None else self.trainer.world_size
         run = f"{self.seed}/{self.iteration}"
         noise = row_noise(sample_keys(run, len(batch), self.num_samples, self.global_rank, ranks), self.max_new_tokens)
-        samples = self._sample(prompts, self.num_samples, self.temperature, self.top_p, noise)
+        samples = self.writer.sample(self.policy, prompts, self.num_samples, self.temperature, self.top_p, noise)
         groups = torch.arange(len(batch), device=self.device).repeat_interleave(self.num_samples)
         return Rollout(
             group_ids=groups,
@@ -207,7 +214,7 @@ class CodePolicy(EvaluatedPolicy):
             response_mask=samples.response_mask,
             truncated=samples.truncated,
             observations={"prompt_ids": prompts.ids[groups], "prompt_mask": prompts.mask[groups]},
-            records=_with_completions(batch, self._decode(samples), self.num_samples),
+            records=with_completions(batch, self.writer.texts(samples), self.num_samples),
         )
 
     def reward(self, rollout: Rollout) -> Rollout:
@@ -226,12 +233,16 @@ class CodePolicy(EvaluatedPolicy):
         """
         lengths = rollout.observations["prompt_mask"].sum(dim=1) + rollout.response_mask.sum(dim=1)
         rollout = rollout.select(lengths.argsort(stable=True))
-        log_probs, values, ref_log_probs = [], [], []
+        log_probs, values, ref_log_probs = [], [], list[Tensor]()
         for rows in rollout.chunks(self.score_batch_size):
             evaluation = self.evaluate_actions(rows)
             log_probs.append(evaluation.log_probs)
             values += [] if evaluation.values is None else [evaluation.values]
-            ref_log_probs += [self._reference_log_probs(rows)] if self.has_reference else []
+        if self.has_reference:
+            with reference_at_hand(self.policy, self.reference, self.device) as reference:
+                ref_log_probs = [
+                    self._score(reference, rows).log_probs for rows in rollout.chunks(self.score_batch_size)
+                ]
         return rollout.replace(
             log_probs=torch.cat(log_probs),
             values=torch.cat(values) if values else None,
@@ -241,7 +252,7 @@ class CodePolicy(EvaluatedPolicy):
     def evaluate_actions(self, rollout: Rollout) -> ActionEvaluation:
         """One forward of the policy, and one of the critic where it has its own trunk."""
         scores = self._score(self.policy, rollout)
-        values = critic_values(self.critic, _prompts_of(rollout), rollout.actions, rollout.response_mask, scores.states)
+        values = critic_values(self.critic, prompts_of(rollout), rollout.actions, rollout.response_mask, scores.states)
         return ActionEvaluation(scores.log_probs, scores.entropy, values)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[Record]:
@@ -250,10 +261,11 @@ class CodePolicy(EvaluatedPolicy):
 
     def judged_samples(self, batch: Batch, n: int, temperature: float, top_p: float = 1.0) -> list[Record]:
         """See `EvaluatedPolicy`; a sample hangs on seed, task and its number, not on the batch or the rank it is in."""
-        prompts = self._prompts(batch)
+        prompts = self.writer.prompts(batch, self.device)
         keys = [f"{self.seed}/{record['task_id']}/{number}" for record in batch for number in range(n)]
         stops = [record.get("stop") or [] for record in batch for _ in range(n)]
-        samples = self._sample(
+        samples = self.writer.sample(
+            self.policy,
             prompts,
             n,
             temperature,
@@ -261,9 +273,9 @@ class CodePolicy(EvaluatedPolicy):
             noise=row_noise(keys, self.max_new_tokens),
             stops=StopStrings(self.tokenizer, stops),
         )
-        cut = [cut_at_stop(text, strings) for text, strings in zip(self._decode(samples), stops, strict=True)]
+        cut = [cut_at_stop(text, strings) for text, strings in zip(self.writer.texts(samples), stops, strict=True)]
         completions = [text for text, _ in cut]
-        rows = _with_completions(batch, completions, n)
+        rows = with_completions(batch, completions, n)
         judgements = self.verifier.judge(rows, completions)
         reward = self.reward_function
         rewards = None if reward is None else finite_rewards(reward, rows, completions).tolist()
@@ -289,71 +301,20 @@ class CodePolicy(EvaluatedPolicy):
         ]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the frozen networks out: they are read from where they came from."""
+        """Leave out what is frozen (networks, a LoRA's base): it is read from where it came from."""
         super().on_save_checkpoint(checkpoint)
         frozen = ("reference.", "reward_function.")
-        state = checkpoint["state_dict"]
+        state = without_frozen(self, checkpoint["state_dict"])
         checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(frozen)}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that does not hold this policy's weights, or this adapter's."""
+        super().on_load_checkpoint(checkpoint)
+        check_trained_weights(self, checkpoint["state_dict"], "policy.")
+
     def export(self, folder: Path) -> None:
-        """Write policy and tokenizer as a folder for ``from_pretrained``."""
-        save_language_model(self.policy, self.tokenizer, folder)
-
-    def _make_reference(self, path: str | None, policy_path: str, dtype: Precision) -> PreTrainedModel:
-        if path is not None:
-            check_same_vocabulary(self.tokenizer, path, "reference_path")
-        return load_causal_lm(path or policy_path, dtype=dtype).requires_grad_(False)
-
-    def _prompts(self, batch: Batch) -> TokenBatch:
-        rows = prompt_tokens(self.tokenizer, batch, self.prompt_format, self.limits)
-        tokens = pad(rows, self.tokenizer.pad_token_id, "left")
-        return TokenBatch(tokens.ids.to(self.device), tokens.mask.to(self.device))
-
-    def _sample(
-        self,
-        prompts: TokenBatch,
-        n: int,
-        temperature: float,
-        top_p: float = 1.0,
-        noise: Tensor | None = None,
-        stops: StopStrings | None = None,
-    ) -> Samples:
-        draw = sample if self.generator == "native" else sample_with_transformers
-        return draw(
-            self.policy,
-            prompts.ids,
-            prompts.mask,
-            max_new_tokens=self.max_new_tokens,
-            eos_token_ids=end_token_ids(self.policy, self.tokenizer),
-            pad_token_id=self.tokenizer.pad_token_id,
-            num_samples=n,
-            temperature=temperature,
-            top_p=top_p,
-            noise=noise,
-            stops=stops,
-            max_rows=self.sample_batch_size,
-        )
-
-    def _decode(self, samples: Samples) -> list[str]:
-        """Texts by length, so that a pad token that equals the end token stays out."""
-        lengths = samples.response_mask.sum(dim=1).tolist()
-        return decode(
-            self.tokenizer, [row[:length] for row, length in zip(samples.tokens.tolist(), lengths, strict=True)]
-        )
+        """Write policy (or its adapter) and tokenizer as a folder for ``from_pretrained``."""
+        save_language_model(self.policy, self.tokenizer, folder, self.merge_adapter)
 
     def _score(self, model: Any, rollout: Rollout) -> ActionScores:  # noqa: ANN401
-        return score_actions(model, _prompts_of(rollout), rollout.actions, rollout.response_mask, self.temperature)
-
-    def _reference_log_probs(self, rollout: Rollout) -> Tensor:
-        if self.reference is not None:
-            return self._score(self.reference, rollout).log_probs
-        with self.policy.disable_adapter():  # type: ignore[operator] # a LoRA policy carries its reference inside
-            return self._score(self.policy, rollout).log_probs
-
-
-def _prompts_of(rollout: Rollout) -> TokenBatch:
-    return TokenBatch(rollout.observations["prompt_ids"], rollout.observations["prompt_mask"])
-
-
-def _with_completions(batch: Batch, completions: Sequence[str], n: int) -> list[Record]:
-    return [{**batch[index // n], "completion": completion} for index, completion in enumerate(completions)]
+        return score_actions(model, prompts_of(rollout), rollout.actions, rollout.response_mask, self.temperature)

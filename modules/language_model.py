@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .adapters import add_lora, base_of, is_adapter, load_lora, merged, save_adapter
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -17,7 +19,7 @@ Precision = Literal["float32", "bfloat16"]
 
 
 def load_tokenizer(model_name_or_path: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder, a GGUF file or a hub name.
+    """The tokenizer of a folder (of an adapter without one: its base's), a GGUF file or a hub name.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
@@ -25,6 +27,8 @@ def load_tokenizer(model_name_or_path: str) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
+    if not (Path(model_name_or_path) / "tokenizer_config.json").is_file():
+        model_name_or_path = base_of(model_name_or_path)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_source(model_name_or_path))
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {model_name_or_path} has no end token; set its eos_token and save it again")
@@ -42,29 +46,44 @@ def load_causal_lm(
     """A decoder-only model without dropout, with a LoRA adapter on every linear layer if asked.
 
     Args:
-        model_name_or_path: a folder, a ``.gguf`` file or a hub name.
-        lora_rank: rank of the adapter; 0 trains the full model.
+        model_name_or_path: a folder, a ``.gguf`` file or a hub name. A folder with an adapter gives its base with that
+            adapter, which is then what is trained.
+        lora_rank: rank of a new adapter; 0 trains the full model.
         dtype: of the weights; an adapter's are in fp32 in any case.
         gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it needs.
 
     Raises:
         FileNotFoundError: for a path that does not exist.
+        ValueError: for an adapter of another rank or kind.
     """
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(**_source(model_name_or_path), dtype=getattr(torch, dtype))
+    base = base_of(model_name_or_path)
+    model: Any = AutoModelForCausalLM.from_pretrained(**_source(base), dtype=getattr(torch, dtype))
     if gradient_checkpointing:
         checkpoint_layers(model)
-    if Path(model_name_or_path).suffix == ".gguf":
+    if Path(base).suffix == ".gguf":
         _forget_quantisation(model)
-    if lora_rank > 0:
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(r=lora_rank, lora_alpha=2 * lora_rank, target_modules="all-linear", task_type="CAUSAL_LM")
-        model = get_peft_model(model, config)
+    if is_adapter(model_name_or_path):
+        model = load_lora(model, model_name_or_path, lora_rank)
+    elif lora_rank > 0:
+        model = add_lora(model, lora_rank, base)
     disable_dropout(model)
     model.train()  # as Lightning expects it; without dropout the mode changes nothing
     loaded: PreTrainedModel = model
+    return loaded
+
+
+def load_trunk(model_name_or_path: str, dtype: Precision = "float32") -> PreTrainedModel:
+    """A transformer without its head, all of it to be trained; an adapter is merged into it."""
+    from transformers import AutoModel
+
+    if is_adapter(model_name_or_path):
+        causal: Any = merged(load_causal_lm(model_name_or_path, dtype=dtype))
+        trunk: Any = causal.get_decoder().requires_grad_(True)
+    else:
+        trunk = AutoModel.from_pretrained(**_source(model_name_or_path), dtype=getattr(torch, dtype))
+    loaded: PreTrainedModel = trunk
     return loaded
 
 
@@ -82,15 +101,21 @@ def _forget_quantisation(model: Any) -> None:  # noqa: ANN401
         del model.config.quantization_config
 
 
-def save_language_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that ``from_pretrained`` reads; a LoRA adapter is merged into a copy of its base first."""
-    import copy
+def save_language_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path, merge_adapter: bool = True
+) -> None:
+    """Write a folder that ``from_pretrained`` reads; a LoRA adapter is merged into a copy of its base first.
 
-    from peft import PeftModel
-
-    if isinstance(model, PeftModel):
-        model = copy.deepcopy(model).merge_and_unload()
-    model.save_pretrained(folder)
+    Args:
+        model: what to write.
+        tokenizer: of it.
+        folder: where to.
+        merge_adapter: False writes the adapter alone, which names the place of its base.
+    """
+    if merge_adapter:
+        merged(model).save_pretrained(folder)
+    else:
+        save_adapter(model, folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -15,6 +15,7 @@ from ..execution import Limits, Program, Sandbox, Status, Verdict
 from ..execution.levels import Isolation
 from ..generation.modes import evaluation_mode
 from .language_model import Precision, PromptFormat
+from .reference import keep_aside, resident
 from .reward_failures import mean_of_the_others, note_failure
 from .reward_model import RewardModel
 
@@ -113,7 +114,12 @@ class LearnedReward(Reward):
         normalise: use the constants saved with the model; otherwise the raw score.
         batch_size: completions scored at a time, those of similar length together.
         dtype: of the transformer's weights; the head's are in fp32.
+        offload: the reward model waits on the CPU and is on the policy's device only while it scores. It saves its
+            memory during sampling and update, and costs one transfer a call.
     """
+
+    reward_model: RewardModel
+    place: Tensor
 
     def __init__(
         self,
@@ -122,21 +128,27 @@ class LearnedReward(Reward):
         normalise: bool = True,
         batch_size: int = 16,
         dtype: Precision = "float32",
+        offload: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.normalise, self.batch_size = normalise, batch_size
-        self.reward_model = RewardModel(model_name_or_path, prompt_format, dtype=dtype)
-        self.reward_model.requires_grad_(False)
+        model = RewardModel(model_name_or_path, prompt_format, dtype=dtype).requires_grad_(False)
+        if offload:
+            keep_aside(self, "reward_model", model)
+        else:
+            self.reward_model = model
+        # Goes where the trainer puts this module, and so says where to score.
+        self.register_buffer("place", torch.zeros(()), persistent=False)
 
     @torch.no_grad()
     def forward(self, records: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> Tensor:
         """See `Reward`."""
         texts = [(record["prompt"], completion) for record, completion in zip(records, completions, strict=True)]
         order = sorted(range(len(texts)), key=lambda row: sum(map(len, texts[row])))
-        scores = torch.empty(len(texts), device=self.reward_model.device)
-        with evaluation_mode(self.reward_model):
+        scores = torch.empty(len(texts), device=self.place.device)
+        with resident(self.reward_model, self.place.device), evaluation_mode(self.reward_model):
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]
                 prompts, responses = zip(*(texts[row] for row in rows), strict=True)

@@ -6,10 +6,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
-from .language_model import Precision, TokenBatch, _source, checkpoint_layers, disable_dropout, padding_last, scatter
+from .language_model import Precision, TokenBatch, checkpoint_layers, disable_dropout, load_trunk, padding_last, scatter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,7 +60,7 @@ class ScalarHeadModel(nn.Module):
         """Load a folder written by `save_pretrained`; from a plain language model the head starts at zero.
 
         Args:
-            model_name_or_path: a folder, a ``.gguf`` file or a hub name.
+            model_name_or_path: a folder (also of an adapter), a ``.gguf`` file or a hub name.
             dtype: of the trunk's weights; the head's are in fp32.
             gradient_checkpointing: compute each layer again in the backward pass.
 
@@ -69,9 +68,8 @@ class ScalarHeadModel(nn.Module):
             FileNotFoundError: for a path that does not exist.
         """
         from safetensors.torch import load_file
-        from transformers import AutoModel
 
-        trunk = AutoModel.from_pretrained(**_source(model_name_or_path), dtype=getattr(torch, dtype))
+        trunk = load_trunk(model_name_or_path, dtype)
         disable_dropout(trunk)
         if gradient_checkpointing:
             checkpoint_layers(trunk)

@@ -12,6 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional as F
 
+from .adapters import check_export, check_trained_weights, without_frozen
 from .language_model import (
     PromptFormat,
     format_prompts,
@@ -32,6 +33,8 @@ class SupervisedFineTuning(LightningModule):
         prompt_format: ``plain`` text, or ``chat`` for the tokenizer's chat template.
         max_length: longest prompt + completion in tokens; longer pairs are cut at the end.
         lora_rank: train a LoRA adapter of this rank instead of the whole model; 0 trains everything.
+        merge_adapter: export the base with the adapter in its weights; ``False`` exports the adapter alone, which
+            names the place of its base. A policy that starts from that has the adapter as its reference.
         optimizer: of the model's parameters.
         schedule: how the learning rate moves after the warm-up.
         warmup_ratio: share of the steps in which the learning rate rises to its value.
@@ -43,6 +46,7 @@ class SupervisedFineTuning(LightningModule):
         prompt_format: PromptFormat = "plain",
         max_length: int = 1024,
         lora_rank: int = 0,
+        merge_adapter: bool = True,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         schedule: Schedule = "linear",
         warmup_ratio: float = 0.03,
@@ -53,7 +57,10 @@ class SupervisedFineTuning(LightningModule):
         self.max_length = max_length
         self.optimizer, self.schedule, self.warmup_ratio = optimizer, schedule, warmup_ratio
         self.tokenizer = load_tokenizer(model_name_or_path)
+        self.merge_adapter = merge_adapter
         self.model = load_causal_lm(model_name_or_path, lora_rank)
+        check_export(self.model, merge_adapter)
+        self.strict_loading = False  # checkpoints hold what is trained
 
     def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:
         """Mean cross-entropy of the completions' tokens."""
@@ -72,9 +79,17 @@ class SupervisedFineTuning(LightningModule):
         steps = int(self.trainer.estimated_stepping_batches)
         return with_schedule(self.optimizer(trained), self.schedule, self.warmup_ratio, steps)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained: of a LoRA run the adapter only."""
+        checkpoint["state_dict"] = without_frozen(self, checkpoint["state_dict"])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another kind of run."""
+        check_trained_weights(self, checkpoint["state_dict"], "model.")
+
     def export(self, folder: Path) -> None:
-        """Write model and tokenizer as a folder for ``from_pretrained``."""
-        save_language_model(self.model, self.tokenizer, folder)
+        """Write model (or its adapter) and tokenizer as a folder for ``from_pretrained``."""
+        save_language_model(self.model, self.tokenizer, folder, self.merge_adapter)
 
     def _loss(self, batch: Sequence[Mapping[str, Any]]) -> tuple[Tensor, int]:
         prompts = format_prompts(self.tokenizer, [record["prompt"] for record in batch], self.prompt_format)

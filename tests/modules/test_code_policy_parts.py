@@ -126,7 +126,7 @@ def test_texts_end_where_the_row_ends(tiny_model: str) -> None:
     ids = module.tokenizer("return xs[1:]", add_special_tokens=False)["input_ids"]
     tokens = torch.tensor([[*ids, *ids], [*ids, module.tokenizer.eos_token_id, *ids[1:]]])
     mask = torch.arange(len(tokens[0])) < torch.tensor([[len(ids)], [len(ids) + 1]])
-    assert module._decode(Samples(tokens, mask, torch.tensor([True, False]))) == ["return xs[1:]"] * 2
+    assert module.writer.texts(Samples(tokens, mask, torch.tensor([True, False]))) == ["return xs[1:]"] * 2
 
 
 def test_the_longest_prompt_that_fits_is_taken(tiny_model: str, tasks: Tasks) -> None:
