@@ -7,7 +7,7 @@ import torch
 
 from tamis.datamodules.jsonl import read_jsonl
 from tamis.explain import explain, nearest_key, raised_by_tamis
-from tamis.functional import bradley_terry_loss
+from tamis.functional import kl_divergence
 
 KEYS = ["trainer.max_epochs", "trainer.max_steps", "run_dir", "model.num_samples", "filter", "data.batch_size"]
 CLASSES = ["PPOUpdate", "ReinforceUpdate", "CodePolicy"]
@@ -98,7 +98,7 @@ def test_only_our_own_errors_speak_for_themselves() -> None:
     with pytest.raises(ValueError, match="invalid literal") as another:
         int("x")
     with pytest.raises(RuntimeError, match="size of tensor") as bug:
-        bradley_terry_loss(torch.zeros(2), torch.zeros(3))
+        kl_divergence(torch.zeros(2), torch.zeros(3))
     assert raised_by_tamis(ours.value)
     assert not raised_by_tamis(another.value)
     assert not raised_by_tamis(bug.value)

@@ -96,6 +96,52 @@ def test_bradley_terry_by_hand() -> None:
     assert loss.item() == pytest.approx((math.log(2) + math.log(4 / 3)) / 2)
 
 
+def test_bradley_terry_s_margin_and_centring_by_hand() -> None:
+    """Scores (2, 1) and (0, 3), margins (1, -3): -log sigmoid(1 - 1) = log 2, and -log sigmoid(-3 + 3) = log 2 again.
+
+    The squared sums are 9 and 9, so that a weight of 0.1 adds 0.9.
+    """
+    chosen, rejected, margin = torch.tensor([2.0, 0.0]), torch.tensor([1.0, 3.0]), torch.tensor([1.0, -3.0])
+    assert bradley_terry_loss(chosen, rejected, margin).item() == pytest.approx(math.log(2))
+    assert bradley_terry_loss(chosen, rejected, margin, 0.1).item() == pytest.approx(math.log(2) + 0.9)
+    # A margin of 1 for both: 1 - 1 = 0 and -3 - 1 = -4.
+    expected = (math.log(2) + math.log1p(math.exp(4))) / 2
+    assert bradley_terry_loss(chosen, rejected, 1.0).item() == pytest.approx(expected)
+
+
+def test_bradley_terry_against_one_pair_at_a_time() -> None:
+    generator = torch.Generator().manual_seed(3)
+    chosen, rejected, margin = torch.randn(3, 7, generator=generator, dtype=torch.float64) * 4
+    slow = 0.0
+    for good, bad, wanted in zip(chosen.tolist(), rejected.tolist(), margin.tolist(), strict=True):
+        slow += math.log(1 + math.exp(-(good - bad - wanted))) + 0.3 * (good + bad) ** 2
+    assert bradley_terry_loss(chosen, rejected, margin, 0.3).item() == pytest.approx(slow / 7, rel=1e-12)
+    order = torch.randperm(7, generator=generator)
+    permuted = bradley_terry_loss(chosen[order], rejected[order], margin[order], 0.3)
+    assert permuted.item() == pytest.approx(slow / 7, rel=1e-12)
+
+
+def test_only_centring_feels_where_the_scores_lie() -> None:
+    chosen, rejected = torch.tensor([1.0, 2.0]), torch.tensor([0.5, 3.0])
+    moved = [bradley_terry_loss(chosen + shift, rejected + shift, 0.5) for shift in (-5.0, 0.0, 9.0)]
+    assert [loss.item() for loss in moved] == pytest.approx([moved[0].item()] * 3, rel=1e-5)
+    level = torch.zeros(1, requires_grad=True)
+    bradley_terry_loss(chosen + level, rejected + level, centring=0.01).backward()  # type: ignore[no-untyped-call]
+    # d/dt 0.01 (s + t + r + t)^2 = 0.04 (s + r): sums 1.5 and 5, mean 3.25.
+    assert level.grad is not None
+    assert level.grad.item() == pytest.approx(0.04 * 3.25, rel=1e-4)
+
+
+def test_bradley_terry_refuses_what_would_be_broadcast() -> None:
+    two, three = torch.zeros(2), torch.zeros(3)
+    with pytest.raises(ValueError, match=r"chosen \(2,\) and rejected \(1,\) must have one shape"):
+        bradley_terry_loss(two, torch.zeros(1))
+    with pytest.raises(ValueError, match=r"margin \(3,\) must be one number or of the scores' shape \(2,\)"):
+        bradley_terry_loss(two, two, three)
+    with pytest.raises(ValueError, match="centring must be at least 0, got -1"):
+        bradley_terry_loss(two, two, centring=-1)
+
+
 def test_aggregations_by_hand() -> None:
     """Rows (1, 2, 3) and (10): token mean 4, mean of row means (2 + 10) / 2 = 6, mean of row sums (6 + 10) / 2 = 8."""
     loss = torch.tensor([[1.0, 2.0, 3.0], [10.0, 99.0, 99.0]])

@@ -3,6 +3,7 @@
 from .advantages import gae, last_step, leave_one_out_baseline, scale_by_group_std, shape_rewards
 from .agreement import Estimate, RankAgreement, rank_agreement
 from .divergence import Divergence, distinct_n, divergence
+from .edit_distance import edit_distance
 from .evaluation import (
     Interval,
     binomial_standard_error,
@@ -51,6 +52,7 @@ __all__ = [
     "kl_divergence",
     "adapt_kl_coef",
     "bradley_terry_loss",
+    "edit_distance",
     "response_log_ratios",
     "dpo_loss",
     "ipo_loss",

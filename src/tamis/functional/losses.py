@@ -172,11 +172,29 @@ def adapt_kl_coef(coef: float, kl: float, target: float, gain: float = 0.1) -> f
     return coef * (1 + gain * error)
 
 
-def bradley_terry_loss(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """``-log sigmoid(s_chosen - s_rejected)``, mean over pairs (Bradley & Terry 1952; PF-PPO section 3).
+def bradley_terry_loss(chosen: Tensor, rejected: Tensor, margin: float | Tensor = 0.0, centring: float = 0.0) -> Tensor:
+    """``-log sigmoid(s_chosen - s_rejected - margin) + centring (s_chosen + s_rejected)^2``, mean over pairs.
+
+    The first term is Bradley & Terry 1952 (PF-PPO section 3) with the margin of Touvron et al. 2023 ("Llama 2", eq. 2).
+    It does not change when all scores move together, so that they may drift to any level; the second term (Eisenstein
+    et al. 2023, "Helping or Herding?") holds them around 0.
 
     Args:
         chosen: ``[B]`` scores of the better responses.
         rejected: ``[B]`` scores of the worse ones.
+        margin: by how much the better response is to score above the worse: one number, or ``[B]``.
+        centring: weight of the second term, >= 0; 0.01 is usual.
+
+    Raises:
+        ValueError: for different shapes or a negative weight.
     """
-    return -F.logsigmoid(chosen - rejected).mean()
+    if chosen.shape != rejected.shape:  # broadcasting would pair every response with every other
+        raise ValueError(f"chosen {tuple(chosen.shape)} and rejected {tuple(rejected.shape)} must have one shape")
+    if isinstance(margin, Tensor) and margin.shape != chosen.shape:
+        raise ValueError(
+            f"margin {tuple(margin.shape)} must be one number or of the scores' shape {tuple(chosen.shape)}"
+        )
+    if centring < 0:
+        raise ValueError(f"centring must be at least 0, got {centring}; below it, scores would be driven apart")
+    loss = -F.logsigmoid(chosen - rejected - margin)
+    return (loss + centring * (chosen + rejected) ** 2).mean()
