@@ -27,6 +27,8 @@ SMALL = [
     "--model.critic_path=runs/quickstart/reward_model/model",
     "--model.reward.model_name_or_path=runs/quickstart/reward_model/model",
 ]
+IN_THE_LOOP = ("raft", "bond", "iterative_dpo", "rloo", "grpo", "pf_ppo_bon", "pf_ppo_br", "pf_ppo_bw")
+FAST = [f"quickstart/{name}.yaml" for name in ("ppo_s", "ppo_m")]
 ONE_STEP = {
     "fit": ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"],
     "predict": ["--trainer.limit_predict_batches=1"],
@@ -47,8 +49,10 @@ def test_config(config: str, workspace: Path, tmp_path: Path, monkeypatch: pytes
         flags += SMALL
     if config == "code/humaneval.yaml":  # the package with the tasks is an extra
         flags.append("--data.test=data/humaneval.jsonl")
-    if config in BENCHMARKS or config in ("quickstart/ppo_s.yaml", "quickstart/ppo_m.yaml"):
+    if config in BENCHMARKS or config in FAST:
         flags.append("--model.max_new_tokens=16")
+    if Path(config).stem in IN_THE_LOOP:  # a quarter of the tasks
+        flags += ["--model.max_new_tokens=16", "--data.batch_size=16", "--update.minibatch_size=16"]
     cli = run([command[1], f"--config={CONFIGS / config}", f"--run_dir={tmp_path / 'run'}", *flags])
     if command[1] == "fit":
         assert (tmp_path / "run" / "model" / "config.json").is_file()
@@ -80,6 +84,35 @@ def test_the_three_methods_differ_in_nothing_but_what_they_learn_from(group: str
     assert configs["ppo_s"] == configs["ppo_m"] == configs["pf_ppo"]
 
 
+@pytest.mark.parametrize("method", IN_THE_LOOP)
+def test_baselines_in_the_loop_differ_in_how_they_learn_only(method: str) -> None:
+    """The same model, reward, tasks, answers, iterations and rate; a critic for PPO, and a filter where it says so."""
+    configs = [yaml.safe_load((CONFIGS / "quickstart" / f"{name}.yaml").read_text()) for name in (method, "pf_ppo")]
+    filters = [config.pop("filter", {"init_args": None})["init_args"] for config in configs]
+    updates = [config.pop("update") for config in configs]
+    for config in configs:
+        for critic in ("critic", "critic_optimizer"):
+            config["model"]["init_args"].pop(critic, None)
+    assert configs[0] == configs[1]
+    assert (updates[0] == updates[1]) == method.startswith("pf_ppo")
+    kept = {"raft": "best_of_n", "bond": "best_of_n", "iterative_dpo": "best_worst", "rloo": None, "grpo": None,
+            "pf_ppo_bon": "best_of_n", "pf_ppo_br": "best_random", "pf_ppo_bw": "best_worst"}[method]  # fmt: skip
+    rows = 1 if kept == "best_of_n" else 2
+    assert filters[0] == (None if kept is None else {"strategy": kept, "keep": rows})
+
+
+def test_baselines_on_pairs_differ_in_the_loss_only() -> None:
+    """And they read the pairs that the reward model reads."""
+    configs = {}
+    for loss in ("dpo", "ipo", "kto"):
+        config = yaml.safe_load((CONFIGS / "quickstart" / f"{loss}.yaml").read_text())
+        assert config["model"]["init_args"].pop("loss") == loss
+        configs[loss] = config
+    assert configs["dpo"] == configs["ipo"] == configs["kto"]
+    reward_model = yaml.safe_load((CONFIGS / "quickstart" / "reward_model.yaml").read_text())
+    assert configs["dpo"]["data"] == reward_model["data"]
+
+
 def test_the_config_of_7b_has_the_paper_s_numbers() -> None:
     config = yaml.safe_load((CONFIGS / "code" / "pf_ppo_7b.yaml").read_text())
     model, update = config["model"]["init_args"], config["update"]["init_args"]
@@ -98,4 +131,4 @@ def test_every_config_is_run() -> None:
     images |= {f"{group}/{stage}.yaml" for group in ("medmnist", "radimagenet") for stage in
                ("baseline", "noise_mask", "finetune")}  # fmt: skip
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == images | set(CODE)
-    assert len(CODE) == 16
+    assert len(CODE) == 27
