@@ -111,7 +111,7 @@ class RewardReliability(PolicyCallback):
             rows = sample_probe(trainer, policy, self._records, self._samples(policy), len(rollout))
             measured = probed(policy, rows, self.settings.bins)
             if measured is not None:
-                self._follow(policy, measured)
+                self._follow(trainer, policy, measured)
         return rollout
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -166,7 +166,7 @@ class RewardReliability(PolicyCallback):
         show(found)
         rank_zero_info(f"Written to {folder / REPORT} and {folder / PICTURE}")
 
-    def _follow(self, module: CodePolicy, now: Probed) -> None:
+    def _follow(self, trainer: Trainer, module: CodePolicy, now: Probed) -> None:
         """Log a measurement, and warn if it has parted from the earlier ones. Every rank has the same numbers."""
         self.probed = now
         moved, warning = self._watch.compare(now)
@@ -176,18 +176,20 @@ class RewardReliability(PolicyCallback):
         rewards, passed = now.rewards.flatten(), now.passed.flatten()
         fit = r_squared(rewards, passed, self.settings.bins, self.settings.binning, bootstrap=0)
         agreement = rank_agreement(rewards, passed, rewards.new_tensor(tasks).long(), bootstrap=0)
-        module.log_dict(
-            {
-                "val/probe_reward": float(rewards.mean()),
-                "val/probe_pass_rate": float(passed.mean()),
-                "val/probe_length": now.length,
-                "val/probe_distinct_2": now.distinct_2,
-                "val/probe_r_squared": fit.value,
-                "val/probe_kendall_tau": agreement.tau.value,
-            }
-        )
+        metrics = {
+            "val/probe_reward": float(rewards.mean()),
+            "val/probe_pass_rate": float(passed.mean()),
+            "val/probe_length": now.length,
+            "val/probe_distinct_2": now.distinct_2,
+            "val/probe_r_squared": fit.value,
+            "val/probe_kendall_tau": agreement.tau.value,
+        }
         if moved is not None:
-            module.log_dict({"val/probe_reward_z": moved.reward_z, "val/probe_pass_rate_z": moved.score_z})
+            metrics |= {"val/probe_reward_z": moved.reward_z, "val/probe_pass_rate_z": moved.score_z}
+        module.log_dict(metrics, logger=False)
+        # Straight to the loggers: `log_every_n_steps` would leave out what is measured in between.
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=module.iteration + 1)
 
     def _samples(self, module: CodePolicy) -> int:
         return self.probe_samples or module.num_samples

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tamis.callbacks import Filtration, PPOUpdate, ReinforceUpdate, RolloutMetrics
+from tamis.callbacks import Filtration, PolicyCallback, PPOUpdate, ReinforceUpdate, RewardReliability, RolloutMetrics
 from tamis.modules import CodePolicy, Reward
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -29,12 +29,18 @@ class Length(Reward):
         return torch.tensor([float(len(text)) for text in completions])
 
 
-def _fit(folder: Path, model: str, tasks: list[dict[str, object]], update: Any) -> list[dict[str, str]]:
+def _fit(
+    folder: Path,
+    model: str,
+    tasks: list[dict[str, object]],
+    update: Any,
+    selection: Sequence[PolicyCallback] = (Filtration("best_worst", keep=2),),
+) -> list[dict[str, str]]:
     loggers = [CSVLogger(str(folder), name="", version=""), TensorBoardLogger(str(folder), name="", version="")]
     trainer = Trainer(
         max_epochs=-1,
         accelerator="cpu",
-        callbacks=[RolloutMetrics(), Filtration("best_worst", keep=2), update],
+        callbacks=[RolloutMetrics(), *selection, update],
         logger=loggers,
         log_every_n_steps=1,
         enable_checkpointing=False,
@@ -48,7 +54,9 @@ def _fit(folder: Path, model: str, tasks: list[dict[str, object]], update: Any) 
 
 
 @pytest.fixture(scope="module")
-def runs(tiny_model: str, tasks: list[dict[str, object]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def runs(
+    tiny_model: str, quickstart: Path, tasks: list[dict[str, object]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
     """A run of each kind that logs names of its own."""
     updates = {
         "reward": PPOUpdate(kl_coef=0.1, kl_target=1.0, minibatch_size=4),
@@ -56,7 +64,13 @@ def runs(tiny_model: str, tasks: list[dict[str, object]], tmp_path_factory: pyte
         "reinforce": ReinforceUpdate(),
     }
     folders = {name: tmp_path_factory.mktemp(name) for name in updates}
-    return {name: (folders[name], _fit(folders[name], tiny_model, tasks, updates[name])) for name in updates}
+    found = {name: (folders[name], _fit(folders[name], tiny_model, tasks, updates[name])) for name in updates}
+    folder = tmp_path_factory.mktemp("probe")
+    probe = RewardReliability(
+        2, bootstrap=10, probe=f"{quickstart / 'tasks' / 'validation.jsonl'}[:3]", every_n_iterations=2
+    )
+    selection = (probe, Filtration("auto", keep=2))
+    return found | {"probe": (folder, _fit(folder, tiny_model, tasks, ReinforceUpdate(), selection))}
 
 
 def test_every_name_is_documented_and_every_documented_name_is_logged(runs: dict[str, Any]) -> None:
