@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,18 +89,23 @@ class Folder:
         broken = False
 
         def follow(chain: Sequence[Stage]) -> None:
+            nonlocal broken
             for stage in chain:
                 if broken:
                     return
                 tell(stage.name, False)
-                self.run(stage)
+                try:
+                    self.run(stage)
+                except BaseException:
+                    broken = True
+                    raise
                 tell(stage.name, True)
 
         with ThreadPoolExecutor(jobs) as pool:
             try:
-                for future in as_completed([pool.submit(follow, chain) for chain in chains]):
+                for future in [pool.submit(follow, chain) for chain in chains]:
                     future.result()
-            except BaseException:  # also a key press: the pool would go on to the next stage
+            except BaseException:  # a key press, say: the pool would go on to the next stage
                 broken = True
                 raise
 

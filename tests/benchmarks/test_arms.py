@@ -8,8 +8,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,7 @@ def _made_up(folder: Path) -> None:
     home = folder / HOME
     (folder / "stages" / "start_up.json").write_text(json.dumps({"cpu_s": 8.0, "wall_s": 9.0, "commit": "abc"}))
     yes, no = [True, True], [False, False]
-    _evaluation(home / "sft_greedy", {"a": [True], "b": [False], "c": [False], "d": [False]})
+    _evaluation(home / "sft_greedy", {"a": [False], "b": [False], "c": [False], "d": [True]})
     for seed, row in enumerate((yes, no)):
         _evaluation(home / f"sft_sampled_seed_{seed}", {"a": row, "b": no, "c": no, "d": no})
     for seed in (0, 1):
@@ -94,7 +96,7 @@ def _row(text: str, name: str) -> list[str]:
 def test_the_numbers_are_those_worked_out_by_hand(scripts: Any, tmp_path: Path) -> None:
     """Best_worst, greedy: 2/4 and 4/4, mean .75, error .25; the SFT model has 1/4: gains .25, .75, mean .5, error .25.
 
-    The tasks' mean gains are 0, 1, .5 and .5: mean .5, sample variance 1/6, standard error sqrt(1/24) = .204.
+    The tasks' mean gains are 1, 1, .5 and -.5: mean .5, sample variance 1.5 / 3, standard error sqrt(.5 / 4) = .354.
     Sampled: 1/2 and 1/4, mean .375, error .125. The SFT model: 1/4 and 0, mean .125, error .125. Gains .25 and .25:
     error 0, because both seeds are paired. The tasks' mean gains: a (0 + .5) / 2 = .25, b (1 + .5) / 2 = .75, c and d
     0: mean .25, sample variance (0 + .25 + .0625 + .0625) / 3 = .125, standard error sqrt(.125 / 4) = .177.
@@ -107,7 +109,7 @@ def test_the_numbers_are_those_worked_out_by_hand(scripts: Any, tmp_path: Path) 
     with console.capture() as capture:
         scripts("arms_report").report(folder, HOME, ["ppo_m", "best_worst"], 2, console)
     table = (tmp_path / "arms.md").read_text()
-    expected = ["best_worst", "128 / 2", "0.750 ± 0.250", "+0.500 ± 0.250 (0.204)", "0.375 ± 0.125"]
+    expected = ["best_worst", "128 / 2", "0.750 ± 0.250", "+0.500 ± 0.250 (0.354)", "0.375 ± 0.125"]
     expected += ["+0.250 ± 0.000 (0.177)", "25.0 ± 5.0", "0.20 ± 0.10", "2.00 ± 1.00"]
     assert _row(table, "best_worst") == expected
     assert _row(table, "SFT") == ["SFT", "", "0.250", "", "0.125 ± 0.125", "", "", "", ""]
@@ -136,6 +138,20 @@ def test_one_seed_has_no_error_and_tasks_without_verdict_are_out(scripts: Any, t
     assert report.difference([other], [rates]).task_error == pytest.approx(0.25)
 
 
+def test_the_steps_are_those_of_the_config(scripts: Any) -> None:
+    """6 tasks, 3 samples each: 18 rows in minibatches of 9, twice over. With 1 kept of each: 6 rows, in halves."""
+    config = {
+        "model": {"init_args": {"num_samples": 3}},
+        "data": {"init_args": {"batch_size": 6}},
+        "update": {"init_args": {"minibatch_size": 9, "epochs": 2}},
+    }
+    sizes = scripts("arms_report").sizes
+    assert sizes(config) == (18, 4)
+    config["update"]["init_args"] = {"minibatch_size": 3, "epochs": 1}
+    config["filter"] = {"init_args": {"keep": 1}}
+    assert sizes(config) == (6, 2)
+
+
 def test_a_stage_runs_once_and_costs_what_it_computes(scripts: Any, tmp_path: Path) -> None:
     stages = scripts("stages")
     folder = stages.Folder(tmp_path, {})
@@ -147,6 +163,7 @@ def test_a_stage_runs_once_and_costs_what_it_computes(scripts: Any, tmp_path: Pa
     assert costs["sleep"]["wall_s"] > 0.6
     assert costs["spin"]["cpu_s"] > 2 * costs["sleep"]["cpu_s"] > 0
     assert sorted(told) == [("sleep", False), ("sleep", True), ("spin", False), ("spin", True)]
+    assert [ended for _, ended in told] == [False, False, True, True]  # both at a time
     folder.run(spin)
     assert folder.record("spin") == costs["spin"]
 
@@ -158,9 +175,21 @@ def test_a_broken_try_is_cleared_and_a_failure_ends_the_rest(scripts: Any, tmp_p
     (tmp_path / "made" / "half").touch()
     bad, never = stages.Stage("bad", ("timeit", "1 / 0"), ("made",)), stages.Stage("never", ("timeit", "1"), ())
     with pytest.raises(RuntimeError, match="(?s)timeit 1 / 0 failed.*ZeroDivisionError"):
-        folder.run_all([[bad, never]], 1, lambda name, ended: None)
+        folder.run_all([[bad], [never]], 1, lambda name, ended: None)
     assert not (tmp_path / "made").exists()
     assert folder.record("bad") is None
+    assert folder.record("never") is None
+
+
+def test_a_key_press_starts_nothing_more(scripts: Any, tmp_path: Path) -> None:
+    stages = scripts("stages")
+    folder = stages.Folder(tmp_path, {})
+    first = stages.Stage("first", ("timeit", "-n1", "-r1", "-s", "import time", "time.sleep(0.6)"), ())
+    never = stages.Stage("never", ("timeit", "-n1", "-r1", "pass"), ())
+    threading.Timer(0.3, signal.pthread_kill, (threading.get_ident(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        folder.run_all([[first, never]], 1, lambda name, ended: None)
+    assert folder.record("first") is not None
     assert folder.record("never") is None
 
 
@@ -240,8 +269,11 @@ def test_every_seed_reaches_every_draw(scripts: Any) -> None:
     for name, arm in arms.ARMS.items():
         arguments = set(arms.trained(name, 3, ["--model.max_iterations=1"]).arguments)
         wanted = {f"--{what}=3" for what in ("seed_everything", "model.seed", "data.seed", "update.seed")}
-        assert wanted <= arguments
+        assert wanted | set(arm.flags) <= arguments
         assert ("--filter.seed=3" in arguments) == (arm.config == "pf_ppo.yaml")
         assert "--model.max_iterations=1" in arguments
+    sampled = {"--model.seed=3", "--model.eval_samples=5", "--model.eval_temperature=1.0"}
+    assert sampled <= set(arms.tested("sft", "there", 5, 3).arguments)
+    assert not sampled & set(arms.tested("sft", "there", 0, 3).arguments)  # the config is greedy
     names = [stage.name for chain in arms.chains(list(arms.ARMS), 2, 5, []) for stage in chain]
     assert len(names) == len(set(names)) == 2 + 2 * (1 + 3 * len(arms.ARMS))
