@@ -25,6 +25,9 @@ def _blocks(language: str) -> list[str]:
 COMMANDS = [line for block in _blocks("bash") for line in block.splitlines() if line.strip()]
 TAMIS = [command for command in COMMANDS if command.startswith("tamis ")]
 
+#: Commands that draw 320 answers an iteration.
+_IN_THE_LOOP = re.compile(r"tamis fit --config configs/quickstart/(raft|bond|iterative_dpo|rloo|grpo|ppo_|pf_ppo_)")
+
 
 def _small(command: str, run_dir: Path) -> list[str]:
     """The command's arguments, for one step, on the workspace's files and into a directory of its own."""
@@ -41,6 +44,8 @@ def _small(command: str, run_dir: Path) -> list[str]:
     if "phantoms" in command:
         sizes = ["--data.train_images=30", "--data.val_images=15", "--data.test_images=15", "--data.batch_size=4"]
         steps[words[0]] += [*sizes, f"--data.root={run_dir}-phantoms"]
+    if _IN_THE_LOOP.search(command):
+        steps["fit"] += ["--model.max_new_tokens=16", "--data.batch_size=16", "--update.minibatch_size=16"]
     if "tamis test --config configs/code" in command:
         steps["test"].append("--model.max_new_tokens=16")
     if "humaneval.yaml" in command:  # the package with the tasks is an extra

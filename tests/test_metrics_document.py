@@ -16,7 +16,16 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tamis.callbacks import Filtration, PolicyCallback, PPOUpdate, ReinforceUpdate, RewardReliability, RolloutMetrics
+from tamis.callbacks import (
+    Filtration,
+    ImitationUpdate,
+    PolicyCallback,
+    PPOUpdate,
+    PreferenceUpdate,
+    ReinforceUpdate,
+    RewardReliability,
+    RolloutMetrics,
+)
 from tamis.modules import CodePolicy, Reward
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -62,6 +71,8 @@ def runs(
         "reward": PPOUpdate(kl_coef=0.1, kl_target=1.0, minibatch_size=4),
         "loss": PPOUpdate(kl_coef=0.1, kl_place="loss", kl_estimator="k2"),
         "reinforce": ReinforceUpdate(),
+        "imitation": ImitationUpdate(backward_coef=1.0),
+        "preference": PreferenceUpdate(),
     }
     folders = {name: tmp_path_factory.mktemp(name) for name in updates}
     found = {name: (folders[name], _fit(folders[name], tiny_model, tasks, updates[name])) for name in updates}
