@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 
@@ -15,6 +15,7 @@ from ..execution import Status
 from ..functional import bootstrap_interval, pass_at_k, pass_at_k_per_problem
 
 Row = Mapping[str, Any]
+_Item = TypeVar("_Item")
 
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
@@ -159,7 +160,7 @@ def each_once(parts: Sequence[Sequence[Row]]) -> list[Row]:
     return sorted(seen.values(), key=place)
 
 
-def gather(rows: Sequence[Row]) -> list[Sequence[Row]]:
+def gather(rows: Sequence[_Item]) -> list[Sequence[_Item]]:
     """The rows of every rank, rank by rank, on every rank."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return [rows]

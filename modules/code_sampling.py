@@ -12,7 +12,7 @@ from torch import Tensor
 from ..generation import Samples, StopStrings, decode, sample, sample_with_transformers
 from ..rollout import Rollout
 from .language_model import PromptFormat, TokenBatch, end_token_ids, pad
-from .prompts import PromptLimits, prompt_tokens
+from .prompts import PromptLimits, check_prompt_format, prompt_tokens
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -38,6 +38,10 @@ class Writer:
     limits: PromptLimits
     generator: Generator
     max_rows: int | None
+
+    def __post_init__(self) -> None:
+        """Refuse a chat format that there is no template for."""
+        check_prompt_format(self.tokenizer, self.prompt_format, self.tokenizer.name_or_path)
 
     def check(self, records: Batch) -> None:
         """Refuse prompts that are empty or too long.

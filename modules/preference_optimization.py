@@ -25,7 +25,7 @@ from .language_model import (
     save_language_model,
     tokenize,
 )
-from .prompts import records_of
+from .prompts import check_prompt_format, records_of
 from .schedules import Schedule, with_schedule
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class PreferenceOptimization(LightningModule):
         self.max_length = max_length
         self.optimizer, self.schedule, self.warmup_ratio = optimizer, schedule, warmup_ratio
         self.tokenizer = load_tokenizer(model_name_or_path)
+        check_prompt_format(self.tokenizer, prompt_format, model_name_or_path)
         self.model = load_causal_lm(model_name_or_path, lora_rank, gradient_checkpointing=gradient_checkpointing)
         check_vocabulary(self.model, self.tokenizer, model_name_or_path)
         self.reference = None if lora_rank else load_causal_lm(model_name_or_path).requires_grad_(False)

@@ -70,6 +70,19 @@ def prompt_tokens(
     return rows
 
 
+def check_prompt_format(tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, name: str) -> None:
+    """Refuse ``chat`` without a chat template when a module is made, not at its first batch.
+
+    Raises:
+        ValueError: naming the model.
+    """
+    if prompt_format == "chat" and not tokenizer.chat_template:
+        raise ValueError(
+            f"prompt_format: chat needs a tokenizer with a chat template, and that of {name} has none; set "
+            "prompt_format: plain, or take a model that was tuned for chat"
+        )
+
+
 def records_of(loader: Any) -> list[Mapping[str, Any]]:  # noqa: ANN401 - whatever the trainer was given
     """All records with a prompt that a loader can give, as far as they can be looked at without drawing from it."""
     dataset: Any = getattr(loader, "dataset", None)

@@ -17,7 +17,7 @@ from ..generation.modes import evaluation_mode
 from .language_model import Precision, PromptFormat
 from .reference import keep_aside, resident
 from .reward_failures import mean_of_the_others, note_failure
-from .reward_model import RewardModel
+from .reward_model import RewardModel, saved_settings
 
 
 class Reward(nn.Module, ABC):
@@ -106,11 +106,13 @@ class UnitTests(Reward):
 
 
 class LearnedReward(Reward):
-    """The score of a reward model, in standard deviations from its training responses' mean.
+    """The score of a reward model, in standard deviations from its reference responses' mean.
+
+    It reads texts, not the policy's tokens, so that its vocabulary may be another one.
 
     Args:
         model_name_or_path: folder that a `RewardModel` run wrote.
-        prompt_format: the one that the reward model was trained with.
+        prompt_format: ``None`` takes the one that the reward model was trained with; another is an error.
         normalise: use the constants saved with the model; otherwise the raw score.
         batch_size: completions scored at a time, those of similar length together.
         dtype: of the transformer's weights; the head's are in fp32.
@@ -124,7 +126,7 @@ class LearnedReward(Reward):
     def __init__(
         self,
         model_name_or_path: str,
-        prompt_format: PromptFormat = "plain",
+        prompt_format: PromptFormat | None = None,
         normalise: bool = True,
         batch_size: int = 16,
         dtype: Precision = "float32",
@@ -134,7 +136,7 @@ class LearnedReward(Reward):
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.normalise, self.batch_size = normalise, batch_size
-        model = RewardModel(model_name_or_path, prompt_format, dtype=dtype).requires_grad_(False)
+        model = _load_reward_model(model_name_or_path, prompt_format, dtype)
         if offload:
             keep_aside(self, "reward_model", model)
         else:
@@ -154,6 +156,27 @@ class LearnedReward(Reward):
                 prompts, responses = zip(*(texts[row] for row in rows), strict=True)
                 scores[rows] = self.reward_model.score(prompts, responses)
         return self.reward_model.model.normalise(scores) if self.normalise else scores
+
+
+def _load_reward_model(path: str, prompt_format: PromptFormat | None, dtype: Precision) -> RewardModel:
+    """A trained reward model that reads texts as it was trained to.
+
+    Raises:
+        ValueError: for a language model without a trained head, or another prompt format than in training.
+    """
+    trained = saved_settings(path)
+    model = RewardModel(path, trained.prompt_format, trained.max_length, dtype=dtype).requires_grad_(False)
+    if not model.model.has_trained_head:
+        raise ValueError(
+            f"{path} is a language model without a trained reward head, so that every completion would get the same "
+            "reward. Give the folder `model` that a RewardModel run wrote (configs/quickstart/reward_model.yaml)."
+        )
+    if prompt_format not in (None, trained.prompt_format):
+        raise ValueError(
+            f"prompt_format={prompt_format}, and the reward model in {path} was trained with "
+            f"{trained.prompt_format}; leave it out, or train a reward model with prompt_format: {prompt_format}"
+        )
+    return model
 
 
 class Judgement(NamedTuple):

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from .language_model import Precision, TokenBatch, checkpoint_layers, disable_dropout, load_trunk, padding_last, scatter
@@ -32,7 +33,8 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """``[..., H]`` hidden states to ``[...]`` values."""
-        values: Tensor = self.layers(hidden.float()).squeeze(-1)
+        with torch.autocast(hidden.device.type, enabled=False):  # a trainer's bf16-mixed would round the values
+            values: Tensor = self.layers(hidden.float()).squeeze(-1)
         return values
 
 
@@ -43,6 +45,9 @@ class ScalarHeadModel(nn.Module):
         trunk: a model of transformers without its language-model head.
         reward_mean: mean of the raw scores on reference responses; subtracted by ``normalise``.
         reward_std: their standard deviation.
+
+    Attributes:
+        has_trained_head: False for a head that starts at zero; True for one that was saved.
     """
 
     def __init__(self, trunk: PreTrainedModel, reward_mean: float = 0.0, reward_std: float = 1.0) -> None:
@@ -52,6 +57,7 @@ class ScalarHeadModel(nn.Module):
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)
         self.reward_mean, self.reward_std = reward_mean, reward_std
+        self.has_trained_head = False
 
     @classmethod
     def from_pretrained(
@@ -80,6 +86,7 @@ class ScalarHeadModel(nn.Module):
             model.head.load_state_dict(load_file(folder / _HEAD_FILE))
             config = json.loads((folder / _CONFIG_FILE).read_text())
             model.reward_mean, model.reward_std = config["reward_mean"], config["reward_std"]
+            model.has_trained_head = True
         return model
 
     def save_pretrained(self, folder: Path) -> None:
@@ -96,7 +103,9 @@ class ScalarHeadModel(nn.Module):
         order = padding_last(tokens.mask)
         hidden = self.trunk(input_ids=tokens.ids.gather(1, order), use_cache=False).last_hidden_state
         states = hidden[tokens.mask.gather(1, order)]
-        return scatter(self.head(states.float()).squeeze(-1), tokens.mask)
+        with torch.autocast(states.device.type, enabled=False):  # a trainer's bf16-mixed would round the scores
+            numbers = self.head(states.float()).squeeze(-1)
+        return scatter(numbers, tokens.mask)
 
     def normalise(self, scores: Tensor) -> Tensor:
         """Scores in standard deviations from the mean of the reference responses."""

@@ -22,6 +22,7 @@ from .language_model import (
     save_language_model,
     tokenize,
 )
+from .prompts import check_prompt_format
 from .schedules import Schedule, with_schedule
 
 
@@ -57,6 +58,7 @@ class SupervisedFineTuning(LightningModule):
         self.max_length = max_length
         self.optimizer, self.schedule, self.warmup_ratio = optimizer, schedule, warmup_ratio
         self.tokenizer = load_tokenizer(model_name_or_path)
+        check_prompt_format(self.tokenizer, prompt_format, model_name_or_path)
         self.merge_adapter = merge_adapter
         self.model = load_causal_lm(model_name_or_path, lora_rank)
         check_export(self.model, merge_adapter)

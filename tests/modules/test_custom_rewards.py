@@ -365,13 +365,15 @@ def test_failures_are_counted_and_kill_nothing(tiny_model: str, tasks: Tasks) ->
     assert all(torch.isfinite(parameter).all() for parameter in module.policy.parameters())
 
 
-def test_a_broken_reward_model_s_nan_does_not_reach_the_weights(tiny_model: str, tasks: Tasks) -> None:
+def test_a_broken_reward_model_s_nan_does_not_reach_the_weights(
+    tiny_model: str, reward_folder: Path, tasks: Tasks
+) -> None:
     class Partly(LearnedReward):
         def forward(self, records: Sequence[Mapping[str, Any]], completions: Sequence[str]) -> Tensor:
             scores = super().forward(records, completions)
             return torch.where(torch.arange(len(scores)) % 4 == 0, math.nan, scores)
 
-    module = _policy(tiny_model, Partly(tiny_model))
+    module = _policy(tiny_model, Partly(str(reward_folder)))
     with pytest.warns(UserWarning, match="4 of 16 completions got no finite reward from Partly"):
         seen = _fit(module, tasks)
     assert seen.metrics == [4.0, 4.0]
