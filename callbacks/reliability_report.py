@@ -36,6 +36,10 @@ CAVEAT = (
 )
 
 
+# Bounds that lie closer together are the same.
+_TIE = 1e-9
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A filtration whose R^2 is measured.
@@ -138,8 +142,9 @@ def most_reliable(fits: Mapping[str, RSquared], present: str | None = None) -> s
     lows = {name: fit.low for name, fit in fits.items() if math.isfinite(fit.low) and fit.slope > 0}
     if not lows:
         return None
-    best = max(lows.values())
-    return present if present is not None and lows.get(present) == best else next(k for k in lows if lows[k] == best)
+    # A reward that is the verdict itself gives every strategy a 1, up to rounding.
+    best = [name for name, low in lows.items() if low > max(lows.values()) - _TIE]
+    return present if present in best else best[0]
 
 
 def report(rewards: Tensor, passed: Tensor, chosen: Sequence[Candidate], settings: Settings) -> Report:

@@ -132,6 +132,8 @@ def test_the_lower_bound_decides() -> None:
     assert most_reliable({"a": _fit(0.4), "b": _fit(0.4)}) == "a"
     assert most_reliable({"a": _fit(0.4), "b": _fit(0.4)}, present="b") == "b"
     assert most_reliable({"a": _fit(0.4), "b": _fit(0.5)}, present="a") == "b"
+    assert most_reliable({"a": _fit(1.0), "b": _fit(1.0 + 1e-15)}, present="a") == "a"  # rounding is no reason
+    assert most_reliable({"a": _fit(1.0), "b": _fit(1.0 + 1e-15)}) == "a"
     assert most_reliable({"falling": fits["falling"], "n": fits["n"]}, present="n") is None
 
 
