@@ -196,7 +196,7 @@ def main() -> None:
         run(folder, first, work, options.jobs)
     except RuntimeError as error:
         sys.exit(str(error))
-    report(folder, HOME, options.arms, options.seeds, Console(width=None if sys.stdout.isatty() else 150))
+    report(folder, HOME, options.arms, options.seeds, Console(width=None if sys.stdout.isatty() else 170))
 
 
 if __name__ == "__main__":
