@@ -26,6 +26,7 @@ from .language_model import (
     tokenize,
 )
 from .prompts import check_prompt_format, records_of
+from .reference import make_reference, reference_at_hand
 from .schedules import Schedule, with_schedule
 
 if TYPE_CHECKING:
@@ -51,10 +52,11 @@ class PreferenceOptimization(LightningModule):
     """Trains a language model so that it prefers the chosen response of each pair, measured from where it started.
 
     The implicit reward of a response is ``beta`` times its log-ratio to the reference, which is the model before
-    training: a frozen copy, or under LoRA the base below the adapter.
+    training: a frozen copy, or under LoRA the base below the adapter (the frozen adapter, where it started from one).
 
     Args:
-        model_name_or_path: folder, ``.gguf`` file or hub name of the model, which is also the reference.
+        model_name_or_path: folder, ``.gguf`` file or hub name of the model, which is also the reference; an
+            adapter's folder is trained on.
         loss: ``dpo``, ``ipo`` or ``kto``; see `tamis.functional`. All of them sum over a response's tokens.
         beta: how much a nat of difference from the reference counts; larger stays nearer to it.
         label_smoothing: share of wrong labels that DPO reckons with, in [0, 0.5).
@@ -99,7 +101,7 @@ class PreferenceOptimization(LightningModule):
         check_prompt_format(self.tokenizer, prompt_format, model_name_or_path)
         self.model = load_causal_lm(model_name_or_path, lora_rank, gradient_checkpointing=gradient_checkpointing)
         check_vocabulary(self.model, self.tokenizer, model_name_or_path)
-        self.reference = None if lora_rank else load_causal_lm(model_name_or_path).requires_grad_(False)
+        self.reference = make_reference(self.model, self.tokenizer, model_name_or_path, None, "float32")
 
     def log_ratios(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """``[B]`` log-ratios of the chosen and of the rejected responses, both from one forward."""
@@ -188,7 +190,5 @@ class PreferenceOptimization(LightningModule):
 
     @torch.no_grad()
     def _reference(self, tokens: PairTokens) -> Tensor:
-        if self.reference is not None:
-            return self._log_probs(self.reference, tokens)
-        with self.model.disable_adapter():  # type: ignore[operator] # LoRA's base is the model before training
-            return self._log_probs(self.model, tokens)
+        with reference_at_hand(self.model, self.reference, self.device) as reference:
+            return self._log_probs(reference, tokens)

@@ -82,6 +82,21 @@ def test_bond_adds_both_divergences() -> None:
         ImitationUpdate(0.7).loss(module, module.drawn)
 
 
+@pytest.mark.parametrize("minibatch_size", [None, ROWS])
+def test_a_step_of_bond_is_that_of_its_two_sums(minibatch_size: int | None) -> None:
+    """SGD at rate 1 against autograd of the best rows' mean over 4 and of all rows' mean over 16."""
+    module, reference = Tokens(critic=False), Tokens(critic=False)
+    update = ImitationUpdate(0.7, loss_aggregation="seq_sum", minibatch_size=minibatch_size)
+    fit(module, Filtration("best_of_n", keep=1), update)
+    rows = reference.drawn
+    log_probs = (reference.evaluate_actions(rows).log_probs * rows.response_mask).sum(dim=1)
+    forward = -(log_probs * _best(rows)).sum() / 4
+    backward = -(log_probs * update.estimate_advantages(rows)).sum() / 16
+    (forward + 0.7 * backward).backward()
+    assert reference.policy.weight.grad is not None
+    torch.testing.assert_close(module.policy.weight, reference.policy.weight - reference.policy.weight.grad)
+
+
 def _gain(*callbacks: Any, iterations: int = 1) -> Tensor:
     """``[B]`` by how much the log-probability of each row has grown."""
     module = Tokens(iterations, critic=False)

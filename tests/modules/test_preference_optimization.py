@@ -79,6 +79,21 @@ def test_before_the_first_step_the_model_is_its_reference(tiny_model: str, lora_
         assert all(parameter.grad is None for parameter in module.reference.parameters())
 
 
+def test_an_adapter_to_start_from_is_its_own_reference(tiny_model: str, tmp_path: Path) -> None:
+    """Its base alone would be far from it before the first step."""
+    adapter: Any = _moved(tiny_model, lora_rank=4).model
+    adapter.save_pretrained(tmp_path)
+    load_tokenizer(tiny_model).save_pretrained(tmp_path)
+    module = PreferenceOptimization(str(tmp_path))
+    assert module.reference is None
+    chosen, rejected = module.log_ratios(BATCH)
+    torch.testing.assert_close(torch.cat([chosen, rejected]), torch.zeros(6), atol=1e-5, rtol=0)
+    policy: Any = module.model
+    with torch.no_grad(), policy.disable_adapter():
+        bare = module._log_probs(policy, module._tokens(BATCH))
+    assert (bare - module._reference(module._tokens(BATCH))).abs().max() > 0.01
+
+
 @pytest.mark.parametrize(("name", "function"), [("dpo", dpo_loss), ("ipo", ipo_loss), ("kto", kto_loss)])
 def test_the_loss_is_the_named_one(tiny_model: str, name: Any, function: Any) -> None:
     module = _moved(tiny_model, name, beta=0.3)
