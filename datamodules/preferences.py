@@ -1,8 +1,10 @@
-"""Preference pairs for reward models."""
+"""Preference pairs for reward models and for preference optimisation."""
 
 from __future__ import annotations
 
+import math
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -12,7 +14,7 @@ from .records import Record, RecordDataModule
 
 
 class Preferences(RecordDataModule):
-    """Pairs from JSONL rows with ``prompt``, ``chosen`` and ``rejected``, split by prompt.
+    """Pairs from JSONL rows with ``prompt``, ``chosen`` and ``rejected`` (and ``margin``, if wanted), split by prompt.
 
     All pairs of a prompt fall on one side of the split, so that held-out accuracy is about unseen prompts.
 
@@ -43,11 +45,11 @@ class Preferences(RecordDataModule):
         """Read and split the file."""
         self.train, self.validation = [], []
         for row in read_jsonl(self.path, required=("prompt", "chosen", "rejected")):
-            if row["chosen"] == row["rejected"]:
-                raise ValueError(f"{row['_source']}: chosen and rejected are the same text; drop the pair")
+            check_pair(row)
             # A checksum of the prompt, not Python's hash, which changes from process to process.
             held_out = zlib.crc32(row["prompt"].encode()) / 2**32 < self.validation_share
             (self.validation if held_out else self.train).append(row)
+        self._check_split()
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of pairs of similar length."""
@@ -57,3 +59,35 @@ class Preferences(RecordDataModule):
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Pairs of held-out prompts."""
         return self._eval_loader(self.validation) if self.validation else []
+
+    def _check_split(self) -> None:
+        if self.validation_share > 0 and not (self.train and self.validation):
+            prompts = len({row["prompt"] for row in self.train + self.validation})
+            raise ValueError(
+                f"{self.path}: the split by prompt puts all {prompts} prompts on one side "
+                f"({len(self.train)} pairs to train on, {len(self.validation)} held out) with "
+                f"validation_share={self.validation_share}. Give pairs of more prompts, change the share, or set it to "
+                "0 to train on everything."
+            )
+
+
+def check_pair(row: Mapping[str, Any]) -> None:
+    """Refuse what nothing can be learned from.
+
+    Raises:
+        ValueError: naming file and line, for a text that is missing, empty or no text, for two answers that are the
+            same, and for a margin that is no number.
+    """
+    for key in ("prompt", "chosen", "rejected"):
+        if not isinstance(row[key], str):
+            raise ValueError(
+                f"{row['_source']}: {key} must be a text, got {type(row[key]).__name__}; write a chat as the text of "
+                "its last turn, and let prompt_format: chat put the template around it"
+            )
+        if not row[key].strip():
+            raise ValueError(f"{row['_source']}: {key} is empty; drop the pair")
+    if row["chosen"] == row["rejected"]:
+        raise ValueError(f"{row['_source']}: chosen and rejected are the same text; drop the pair")
+    margin = row.get("margin", 0.0)
+    if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
+        raise ValueError(f"{row['_source']}: margin must be a number of at least 0, got {margin!r}")

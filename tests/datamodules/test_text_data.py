@@ -244,11 +244,36 @@ def test_a_share_of_zero_trains_on_everything(write: Write) -> None:
     [
         ({"prompt": "p", "chosen": "c", "rejected": "c"}, r"rows\.jsonl:2: chosen and rejected are the same text"),
         ({"prompt": "p", "chosen": "c"}, r"rows\.jsonl:2: the key 'rejected' is missing"),
+        ({"prompt": "p", "rejected": "r"}, r"rows\.jsonl:2: the key 'chosen' is missing"),
+        ({"prompt": " \n", "chosen": "c", "rejected": "r"}, r"rows\.jsonl:2: prompt is empty; drop the pair"),
+        ({"prompt": "p", "chosen": "", "rejected": "r"}, r"rows\.jsonl:2: chosen is empty; drop the pair"),
+        ({"prompt": "p", "chosen": "c", "rejected": "\t"}, r"rows\.jsonl:2: rejected is empty; drop the pair"),
+        ({"prompt": "p", "chosen": "c", "rejected": None}, r"rows\.jsonl:2: rejected must be a text, got NoneType"),
+        ({"prompt": [{"role": "user"}], "chosen": "c", "rejected": "r"}, r"jsonl:2: prompt must be a text, got list"),
+        ({"prompt": "p", "chosen": "c", "rejected": "r", "margin": "1"}, r"jsonl:2: margin must be .* got '1'"),
+        ({"prompt": "p", "chosen": "c", "rejected": "r", "margin": True}, r"jsonl:2: margin must be .* got True"),
+        ({"prompt": "p", "chosen": "c", "rejected": "r", "margin": -1}, r"jsonl:2: margin must be .* got -1"),
+        ({"prompt": "p", "chosen": "c", "rejected": "r", "margin": None}, r"jsonl:2: margin must be .* got None"),
     ],
 )
 def test_a_pair_that_is_none_is_named(row: Row, message: str, write: Write) -> None:
     with pytest.raises(ValueError, match=message):
         Preferences(write(*_pairs(1, each=1), row)).setup("fit")
+
+
+@pytest.mark.parametrize(("share", "sides"), [(0.001, "5 pairs to train on, 0 held"), (0.999, "0 pairs .* 5 held")])
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_split_with_an_empty_side_is_refused(stage: str, share: float, sides: str, write: Write) -> None:
+    with pytest.raises(ValueError, match=rf"rows\.jsonl: the split by prompt puts all 5 prompts on one side \({sides}"):
+        Preferences(write(*_pairs(5, each=1)), validation_share=share).setup(stage)
+
+
+def test_pairs_of_an_empty_file_and_margins(write: Write) -> None:
+    with pytest.raises(ValueError, match=r"rows\.jsonl: no rows"):
+        Preferences(write()).setup("fit")
+    data = Preferences(write({"prompt": "p", "chosen": "c", "rejected": "r", "margin": 2}), validation_share=0.0)
+    data.setup("fit")
+    assert data.train[0]["margin"] == 2
 
 
 def test_a_batch_larger_than_the_data_is_refused(write: Write) -> None:
