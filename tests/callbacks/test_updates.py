@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from tamis.callbacks import PPOUpdate, ReinforceUpdate
+from tamis.callbacks import ImitationUpdate, PPOUpdate, PreferenceUpdate, ReinforceUpdate
 from tamis.callbacks.minibatches import mean_stats, minibatches
 from tamis.functional import (
     KLEstimator,
@@ -208,18 +208,23 @@ def test_no_gradient_flows_through_rewards(update: Any) -> None:
 
 @pytest.mark.parametrize(
     "update",
-    [PPOUpdate(epochs=2, minibatch_size=2, max_grad_norm=0.5), ReinforceUpdate(minibatch_size=1, max_grad_norm=0.5)],
+    [
+        PPOUpdate(epochs=2, minibatch_size=2, max_grad_norm=0.5),
+        ReinforceUpdate(minibatch_size=1, max_grad_norm=0.5),
+        ImitationUpdate(minibatch_size=1, max_grad_norm=0.5),
+        PreferenceUpdate(minibatch_size=2, max_grad_norm=0.5),
+    ],
 )
 def test_the_environment_learns_once_and_its_graph_is_used_once(update: Any) -> None:
     module, weight = Module(), torch.ones(B, requires_grad=True)
     observed = {"image": (weight * 2).unsqueeze(1)}
     update.update(TRAINER, _policy(module), _rollout().replace(environment_loss=weight * 3, observations=observed))
     environment_losses, norms = zip(*module.steps, strict=True)
-    assert len(module.steps) == 4
+    steps = 2 if isinstance(update, PreferenceUpdate) else 4  # of two pairs, or of four rows
     assert environment_losses[0].item() == 3.0
-    assert environment_losses[1:] == (None, None, None)
-    assert norms == (0.5,) * 4
-    assert [seen.observations["image"].requires_grad for seen in module.seen] == [True, False, False, False]
+    assert environment_losses[1:] == (None,) * (steps - 1)
+    assert norms == (0.5,) * steps
+    assert [seen.observations["image"].requires_grad for seen in module.seen] == [True] + [False] * (steps - 1)
 
 
 def test_explained_variance_by_hand() -> None:
