@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from tamis.callbacks import PPOUpdate, RolloutMetrics
 from tamis.modules import CodePolicy, PythonReward, RewardModel, SupervisedFineTuning
-from tamis.modules.adapters import as_reference, base_of, is_adapter
+from tamis.modules.adapters import as_reference, base_of, is_adapter, without_frozen
 from tamis.modules.language_model import load_causal_lm, load_tokenizer
 from tamis.modules.policy import PolicyCallback
 from tamis.modules.scalar_head import ScalarHeadModel
@@ -151,6 +151,7 @@ def test_the_reference_leaves_the_policy_as_it_was(adapter: str, tasks: Tasks) -
     trained = {name for name, value in module.policy.named_parameters() if value.requires_grad}
     assert trained
     assert all(".default." in name for name in trained)
+    assert all(part.training for part in module.policy.modules())  # as the trainer expects it
     module.complete(module.act(tasks[:1]))
     assert trained == {name for name, value in module.policy.named_parameters() if value.requires_grad}
     with as_reference(module.policy):
@@ -182,6 +183,14 @@ def test_checkpoints_hold_the_adapter_only_and_load(
         CodePolicy.load_from_checkpoint(tmp_path / "last.ckpt", model_name_or_path=tiny_model, lora_rank=0)
 
 
+def test_a_frozen_weight_under_two_names_is_left_out_under_both() -> None:
+    """Tied embeddings, as SmolLM2 has them."""
+    module = torch.nn.ModuleDict({"first": torch.nn.Linear(2, 2), "head": torch.nn.Linear(2, 2, bias=False)})
+    module["head"].weight = module["first"].weight
+    module["first"].weight.requires_grad_(False)
+    assert set(without_frozen(module, module.state_dict())) == {"first.bias"}
+
+
 def test_fine_tuning_s_checkpoints_too(tiny_model: str, tmp_path: Path) -> None:
     module = SupervisedFineTuning(tiny_model, lora_rank=2)
     _noisy(module.model)
@@ -200,12 +209,17 @@ def test_fine_tuning_s_checkpoints_too(tiny_model: str, tmp_path: Path) -> None:
         SupervisedFineTuning.load_from_checkpoint(tmp_path / "last.ckpt", lora_rank=0)
 
 
-def test_the_exported_folder_holds_the_adapter_and_names_its_base(tiny_model: str, adapter: str) -> None:
+def test_the_exported_folder_holds_the_adapter_and_names_its_base(
+    tiny_model: str, adapter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert is_adapter(adapter)
     assert not is_adapter(tiny_model)
     assert not list(Path(adapter).glob("model*.safetensors"))
     assert Path(base_of(adapter)).samefile(tiny_model)
     assert Path(base_of(adapter)).is_absolute()
+    monkeypatch.chdir(Path(tiny_model).parent)  # also where the base was named from here
+    SupervisedFineTuning(Path(tiny_model).name, lora_rank=2, merge_adapter=False).export(tmp_path / "again")
+    assert base_of(str(tmp_path / "again")) == str(Path(tiny_model).resolve())
     size = (Path(adapter) / "adapter_model.safetensors").stat().st_size
     assert size < (Path(tiny_model) / "model.safetensors").stat().st_size / 2
     assert load_tokenizer(adapter).get_vocab() == load_tokenizer(tiny_model).get_vocab()

@@ -212,6 +212,13 @@ def test_the_failure_value_is_zero_unless_said_otherwise_and_all_may_fail() -> N
         PythonReward(lengths, failure_value=math.nan)
 
 
+def test_the_tasks_which_others_share_are_left_alone() -> None:
+    tasks = [{name: value for name, value in record.items() if name != "completion"} for record in _records()]
+    with pytest.warns(UserWarning, match="4 of 4"):
+        PythonReward(_of(dict.fromkeys(TEXTS)))(tasks, TEXTS)
+    assert not any("reward_failure" in task for task in tasks)
+
+
 def test_what_stops_a_run_is_not_swallowed() -> None:
     def interrupted(prompts: list[str], completions: list[str]) -> list[float]:
         raise KeyboardInterrupt
@@ -387,6 +394,13 @@ def test_evaluation_has_them_too(tiny_model: str, tasks: Tasks) -> None:
     finally:
         module.teardown("test")
     assert [row["reward"] for row in rows] == [len(row["completion"]) / 2 for row in rows]
+    module = _policy(tiny_model, Given([math.nan, 1.0, 2.0, 3.0]))
+    try:
+        with pytest.warns(UserWarning, match="1 of 4 completions got no finite reward from Given"):
+            rows = module.predict_step(tasks[:1], 0)
+    finally:
+        module.teardown("test")
+    assert [row["reward"] for row in rows] == [2.0, 1.0, 2.0, 3.0]
 
 
 def test_by_config_only_with_the_columns_of_the_task_file(tiny_model: str, quickstart: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tamis.callbacks import Filtration, PPOUpdate
 from tamis.modules import CodePolicy, LearnedReward, WeightedReward
 from tamis.modules.language_model import load_causal_lm
 from tamis.modules.policy import PolicyCallback
-from tamis.modules.reference import keep_aside, resident
+from tamis.modules.reference import keep_aside, reference_at_hand, resident
 
 Tasks = list[dict[str, object]]
 META = torch.device("meta")
@@ -103,6 +103,15 @@ def test_on_the_device_while_needed_and_untouched_afterwards(tiny_model: str, re
         assert model.device == torch.device("cpu")
         assert all(torch.equal(*pair) for pair in zip(values, model.parameters(), strict=True))
         assert names == [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
+
+
+def test_the_reference_is_fetched_to_where_it_scores(tiny_model: str) -> None:
+    policy, reference = load_causal_lm(tiny_model), load_causal_lm(tiny_model)
+    with reference_at_hand(policy, reference, META) as model:
+        assert model is reference
+        assert reference.device == META
+        assert policy.device == torch.device("cpu")
+    assert reference.device == torch.device("cpu")
 
 
 def test_weights_that_are_shared_stay_shared() -> None:
