@@ -10,14 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from tamis.cli import run
+from tamis.datamodules import Preferences
+
 # Whatever follows the prompt is a comment, until its line ends: some samples pass and some do not.
 TEST = "def check(f):\n    assert f() == 1\n"
 
 
 def _run(folder: Path, processes: int, *flags: str) -> Path:
-    command = [sys.executable, "-m", "tamis", *flags, f"--run_dir={folder}", f"--trainer.devices={processes}"]
-    command += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-    command += ["--trainer.strategy=ddp"] if processes > 1 else []
+    flags += (f"--run_dir={folder}", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
+    if processes == 1:
+        run([*flags, "--trainer.devices=1"])
+        return folder
+    command = [sys.executable, "-m", "tamis", *flags, "--trainer.devices=2", "--trainer.strategy=ddp"]
     done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
@@ -46,8 +51,6 @@ def test_one_rank_writes_the_samples_of_both(tiny_model: str, tmp_path: Path) ->
 
 def test_two_ranks_measure_the_same_pairs_once(reward_folder: Path, pairs: Path, tmp_path: Path) -> None:
     """An odd number of held-out pairs: the sampler repeats one of them on the other rank."""
-    from tamis.datamodules import Preferences
-
     data = Preferences(str(pairs), validation_share=0.1)
     data.setup("validate")
     count = len(data.validation) - (len(data.validation) + 1) % 2

@@ -26,7 +26,8 @@ from tamis.callbacks import (
     RewardReliability,
     RolloutMetrics,
 )
-from tamis.modules import CodePolicy, Reward
+from tamis.datamodules import Preferences
+from tamis.modules import CodePolicy, Reward, RewardModel
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -62,9 +63,29 @@ def _fit(
         return list(csv.DictReader(file))
 
 
+def _fit_reward_model(folder: Path, model: str, pairs: Path) -> list[dict[str, str]]:
+    trainer = Trainer(
+        max_epochs=1,
+        limit_train_batches=1,
+        accelerator="cpu",
+        logger=CSVLogger(str(folder), name="", version=""),
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(RewardModel(model), Preferences(str(pairs), batch_size=4))
+    with (folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture(scope="module")
 def runs(
-    tiny_model: str, quickstart: Path, tasks: list[dict[str, object]], tmp_path_factory: pytest.TempPathFactory
+    tiny_model: str,
+    quickstart: Path,
+    pairs: Path,
+    tasks: list[dict[str, object]],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, Any]:
     """A run of each kind that logs names of its own."""
     updates = {
@@ -76,6 +97,8 @@ def runs(
     }
     folders = {name: tmp_path_factory.mktemp(name) for name in updates}
     found = {name: (folders[name], _fit(folders[name], tiny_model, tasks, updates[name])) for name in updates}
+    folder = tmp_path_factory.mktemp("reward_model")
+    found["reward_model"] = (folder, _fit_reward_model(folder, tiny_model, pairs))
     folder = tmp_path_factory.mktemp("probe")
     probe = RewardReliability(
         2, bootstrap=10, probe=f"{quickstart / 'tasks' / 'validation.jsonl'}[:3]", every_n_iterations=2
