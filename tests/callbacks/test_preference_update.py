@@ -63,6 +63,25 @@ def test_the_loss_is_that_of_the_decided_pairs(name: Any) -> None:
     assert stats["update/implicit_reward_rejected"].item() == pytest.approx(0.3 * rejected.mean().item())
 
 
+@pytest.mark.parametrize("minibatch_size", [None, 8])
+def test_a_step_is_the_mean_over_the_decided_pairs(minibatch_size: int | None) -> None:
+    """SGD at rate 1 against autograd: of four groups two have equal rewards, so that two pairs count, not four."""
+    module, reference = Tokens(critic=False), Tokens(critic=False)
+    assert module.drawn.rewards is not None
+    module.drawn.rewards[:8] = 1.0
+    fit(module, Filtration("best_worst", keep=2), PreferenceUpdate(minibatch_size=minibatch_size))
+    rows = reference.complete(reference.drawn)
+    assert rows.ref_log_probs is not None
+    assert rows.rewards is not None
+    change = (reference.evaluate_actions(rows).log_probs - rows.ref_log_probs) * rows.response_mask
+    ratios, rewards = change.sum(dim=1).view(4, 4)[2:], rows.rewards.view(4, 4)[2:]
+    chosen = ratios.gather(1, rewards.argmax(dim=1, keepdim=True)).squeeze(1)
+    rejected = ratios.gather(1, rewards.argmin(dim=1, keepdim=True)).squeeze(1)
+    (dpo_loss(chosen, rejected).sum() / 2).backward()
+    assert reference.policy.weight.grad is not None
+    torch.testing.assert_close(module.policy.weight, reference.policy.weight - reference.policy.weight.grad)
+
+
 def test_label_smoothing_reaches_the_loss() -> None:
     """At the reference every margin is 0 and smoothing changes no loss, but its slope: 1 - 2 e of it is left."""
     gradients = []
