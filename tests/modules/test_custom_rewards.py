@@ -205,6 +205,21 @@ def test_one_sample_without_a_reward_fails_alone(value: Any, cause: str) -> None
     assert len([warning for warning in warned if "failure_value" in str(warning.message)]) == 1
 
 
+def test_alone_each_completion_keeps_its_prompt_and_columns() -> None:
+    calls: list[tuple[list[str], list[str], list[int]]] = []
+
+    def function(prompts: list[str], completions: list[str], level: list[int]) -> list[float]:
+        calls.append((prompts, completions, level))
+        if "bb" in completions:
+            raise RuntimeError("bb")
+        return [float(value) for value in level]
+
+    with pytest.warns(UserWarning, match="1 of 4.*RuntimeError: bb"):
+        assert PythonReward(function)(_records(level=[5, 6, 7, 8]), TEXTS).tolist() == [5.0, 0.0, 7.0, 8.0]
+    alone = [([prompt], [text], [level]) for prompt, text, level in zip(PROMPTS, TEXTS, [5, 6, 7, 8], strict=True)]
+    assert calls == [(PROMPTS, TEXTS, [5, 6, 7, 8]), *alone]
+
+
 def test_the_failure_value_is_zero_unless_said_otherwise_and_all_may_fail() -> None:
     with pytest.warns(UserWarning, match="4 of 4"):
         assert PythonReward(_of(dict.fromkeys(TEXTS, RuntimeError())))(_records(), TEXTS).tolist() == [0.0] * 4
