@@ -138,9 +138,11 @@ def test_the_lower_bound_decides() -> None:
 
 
 def test_the_control_is_never_recommended() -> None:
-    """`random` is `none` with fewer responses; by luck its bound may be the highest."""
-    for seed in range(8):
-        assert _report(*_draws(30, seed)).recommended != "random"
+    """`random` is `none` with fewer responses; with these seeds its bound is the highest, by luck."""
+    for seed in (62, 69):
+        found = _report(*_draws(30, seed))
+        assert most_reliable(found.fits) == "random"
+        assert found.recommended not in (None, "random")
 
 
 def test_the_same_seed_measures_the_same() -> None:
