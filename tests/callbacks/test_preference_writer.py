@@ -186,6 +186,20 @@ def test_a_real_prediction_writes_both_files(own_folder: bool, tiny_model: str, 
     assert not list(folder.glob("*.partial"))
 
 
+def test_two_tasks_of_one_id_are_not_mixed(tiny_model: str, tmp_path: Path) -> None:
+    """A right answer to one prompt is no right answer to another, whatever the file calls them."""
+    test = "def check(f):\n    assert f() == 1\n"
+    prompts = ["def f():\n    return 1\n#", "def f():\n    return 2\n#"]
+    tasks = [{"prompt": prompt, "entry_point": "f", "test": test} for prompt in prompts]
+    records = [{"task_id": "same", "prompt": task["prompt"], "task": task} for task in tasks]
+    module = CodePolicy(tiny_model, num_samples=6, max_new_tokens=4, critic="none", reference=False)
+    loader: DataLoader[Any] = DataLoader(records, batch_size=2, collate_fn=list)  # type: ignore[arg-type]
+    _trainer(tmp_path, PreferenceWriter()).predict(module, loader)
+    pairs = [json.loads(line) for line in (tmp_path / "pairs.jsonl").open()]
+    assert pairs
+    assert {pair["prompt"] for pair in pairs} == {prompts[0]}  # the other one never passes
+
+
 @pytest.mark.parametrize("name", ["pairs.jsonl", "samples.jsonl"])
 def test_nothing_is_overwritten(name: str, tiny_model: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
