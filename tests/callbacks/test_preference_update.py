@@ -12,6 +12,7 @@ from torch import Tensor
 from tamis.callbacks import Filtration, PreferenceUpdate
 from tamis.callbacks.minibatches import minibatches
 from tamis.functional import dpo_loss, ipo_loss
+from tamis.modules import ActionEvaluation
 from tamis.rollout import Rollout
 
 from .fixed.tokens import Stats, Tokens, fit
@@ -117,6 +118,19 @@ def test_training_prefers_the_better_rows(loss: Any) -> None:
     assert margins[1] > margins[0]
 
 
+class Watched(Tokens):
+    """Keeps the groups of every pass."""
+
+    def __init__(self) -> None:
+        super().__init__(critic=False)
+        self.groups: list[list[int]] = []
+
+    def evaluate_actions(self, rollout: Rollout) -> ActionEvaluation:
+        self.groups.append(rollout.group_ids.tolist())
+        evaluation: ActionEvaluation = super().evaluate_actions(rollout)
+        return evaluation
+
+
 def test_pairs_stay_together_in_minibatches_and_passes() -> None:
     """Rows 2k and 2k + 1 are a pair, in any order of pairs, and a pass never takes one without the other."""
     rows = _rollout().select(torch.arange(6).repeat(4)).replace(group_ids=torch.arange(24))
@@ -127,9 +141,10 @@ def test_pairs_stay_together_in_minibatches_and_passes() -> None:
         assert (part[1::2] == part[0::2] + 1).all()
     together = torch.cat(parts).tolist()
     assert sorted(together) == list(range(24)) != together
-    module = Tokens(critic=False)
+    module = Watched()
     fit(module, Filtration("best_worst", keep=2), PreferenceUpdate(minibatch_size=4, microbatch_size=2))
     assert module.passes == [2] * 4
+    assert sorted(module.groups[-4:]) == [[group, group] for group in range(4)]
 
 
 def test_a_run_that_has_no_pairs_stops_before_training() -> None:
