@@ -105,6 +105,17 @@ def test_on_the_device_while_needed_and_untouched_afterwards(tiny_model: str, re
         assert names == [name for name, _ in (*model.named_parameters(), *model.named_buffers())]
 
 
+def test_a_move_that_keeps_the_parameters_is_undone_too(tiny_model: str) -> None:
+    """Between CPU and CUDA torch puts other data into the same parameter, instead of another parameter as for `meta`."""
+    model = load_causal_lm(tiny_model)
+    before = _pointers(model)
+    with resident(model, torch.device("cpu:0")):  # another name of the same device: everything but the move happens
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+        assert _pointers(model) != before
+    assert _pointers(model) == before
+
+
 def test_the_reference_is_fetched_to_where_it_scores(tiny_model: str) -> None:
     policy, reference = load_causal_lm(tiny_model), load_causal_lm(tiny_model)
     with reference_at_hand(policy, reference, META) as model:
