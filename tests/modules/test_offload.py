@@ -106,7 +106,7 @@ def test_on_the_device_while_needed_and_untouched_afterwards(tiny_model: str, re
 
 
 def test_a_move_that_keeps_the_parameters_is_undone_too(tiny_model: str) -> None:
-    """Between CPU and CUDA torch puts other data into the same parameter, instead of another parameter as for `meta`."""
+    """Between CPU and CUDA torch puts other data into the same parameter; for `meta` it takes another parameter."""
     model = load_causal_lm(tiny_model)
     before = _pointers(model)
     with resident(model, torch.device("cpu:0")):  # another name of the same device: everything but the move happens
