@@ -315,3 +315,29 @@ def test_a_score_is_that_of_the_last_token_behind_any_padding(model: RewardModel
     padded = TokenBatch(*(torch.nn.functional.pad(part, (5, 0)) for part in tokens))
     with torch.no_grad():
         assert model._read(padded).item() == pytest.approx(model._read(tokens).item(), abs=1e-5)
+
+
+class _Sanity(Callback):
+    """Notes the constants behind the sanity check."""
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, RewardModel)
+        self.mean = pl_module.model.reward_mean
+
+
+def test_only_validations_of_training_set_the_constants(model: RewardModel, tmp_path: Path) -> None:
+    model.model.reward_mean, model.model.reward_std = 7.0, 3.0
+    _trainer(tmp_path).validate(model, _loader(PAIRS), verbose=False)
+    assert (model.model.reward_mean, model.model.reward_std) == (7.0, 3.0)
+    sanity = _Sanity()
+    _trainer(tmp_path, callbacks=[sanity]).fit(model, _loader(PAIRS), _loader(PAIRS))
+    assert sanity.mean == 7.0 != model.model.reward_mean
+
+
+def test_a_long_prompt_loses_its_beginning(reward_folder: Path) -> None:
+    """The response, its end token and what stands before them stay."""
+    prompt, response = "a long prompt of which little is left\n", "    return x\n"
+    short = RewardModel(str(reward_folder), max_length=9)
+    ids = short.tokenizer(prompt).input_ids + short.tokenizer(response).input_ids + [short.tokenizer.eos_token_id]
+    assert short._tokens([prompt], [response]).ids.tolist() == [ids[-9:]]
+    assert len(ids) > 9
