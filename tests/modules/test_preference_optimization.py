@@ -74,6 +74,7 @@ def test_before_the_first_step_the_model_is_its_reference(tiny_model: str, lora_
     chosen, rejected = module.log_ratios(BATCH)
     torch.testing.assert_close(torch.cat([chosen, rejected]), torch.zeros(6), atol=1e-5, rtol=0)
     assert (module.reference is None) == (lora_rank > 0)
+    assert not module._reference(module._tokens(BATCH)).requires_grad
     module._loss(BATCH)[0].backward()
     if module.reference is not None:
         assert all(parameter.grad is None for parameter in module.reference.parameters())
