@@ -9,6 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
+
 from ..datamodules import CodeTasks
 from ..datamodules.code_tasks import task_record
 from ..datamodules.task_files import load_tasks
@@ -55,9 +57,16 @@ def same_text(text: str) -> str:
     return hashlib.sha256("".join(text.lower().split()).encode(errors="surrogatepass")).hexdigest()
 
 
-def _overlap(train: str, tasks: Mapping[str, Row]) -> Section:
-    """Test tasks that ask the same as a training task. Near copies and translations are not found."""
-    known = {same_text(_asked(row)) for row in load_tasks(train)}
+def _overlap(train: str, tasks: Mapping[str, Row]) -> Section | None:
+    """Test tasks that ask the same as a training task. Near copies and translations are not found.
+
+    ``None`` where the training file cannot be read: a test that has been run is worth its result without it.
+    """
+    try:
+        known = {same_text(_asked(row)) for row in load_tasks(train)}
+    except (OSError, ValueError, ImportError) as error:
+        rank_zero_warn(f"whether test tasks were trained on is not known, because {train} cannot be read: {error}")
+        return None
     shared = [task_id for task_id, task in tasks.items() if same_text(_asked(task)) in known]
     return {"train": _name(train), "train_prompts": len(known), "shared": len(shared), "task_ids": shared}
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
+from lightning.pytorch import Trainer
 
 from tamis.cli import run
 
@@ -91,6 +93,21 @@ def test_a_run_directory_is_never_reused(
     assert second.trainer.default_root_dir == "runs/SupervisedFineTuning-2"
     with pytest.raises(SystemExit, match="run directory runs/SupervisedFineTuning-1 is not empty"):
         run([*args, "--run_dir", "runs/SupervisedFineTuning-1"])
+
+
+def test_one_batch_is_one_batch_whatever_was_imported_first(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after unlucky imports; 1.0 would be all batches."""
+    hints = inspect.unwrap(Trainer.__init__).__annotations__
+    monkeypatch.setitem(hints, "limit_train_batches", float | int | None)
+    assert get_args(hints["limit_train_batches"])[0] is float
+    for given, meant in (("1", 1), ("1.0", 1.0), ("0.5", 0.5)):
+        flags = [f"--trainer.limit_train_batches={given}"]
+        limit = _printed_config(capsys, "fit", "--config", PF_PPO, *flags)["trainer"]["limit_train_batches"]
+        assert (limit, type(limit)) == (meant, type(meant))
+    assert hints["limit_train_batches"] == int | float | None
+    assert _printed_config(capsys, "fit", "--config", PF_PPO)["trainer"]["limit_train_batches"] is None
 
 
 def test_start_up_imports_nothing_heavy() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
+import operator
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -44,6 +47,21 @@ class TamisParser(LightningArgumentParser):
         raise SystemExit(2)
 
 
+def keep_whole_numbers(function: Callable[..., Any]) -> None:
+    """Let a parser that tries a union's types in turn try ``int`` before ``float``.
+
+    ``typing`` takes ``Optional[Union[int, float]]`` and ``Optional[Union[float, int]]`` for one, and gives whichever
+    was written first in the process. Lightning writes both: after unlucky imports ``limit_train_batches=1``, one batch,
+    would be read as 1.0, all batches.
+    """
+    function = inspect.unwrap(function)
+    for name, hint in function.__annotations__.items():
+        kinds = get_args(hint)
+        if int in kinds and float in kinds and kinds.index(float) < kinds.index(int):
+            others = [kind for kind in kinds if kind not in (int, float)]
+            function.__annotations__[name] = functools.reduce(operator.or_, [int, float, *others])
+
+
 class TamisCLI(LightningCLI):
     """LightningCLI in subclass mode; ``filter`` and ``update`` are callbacks with keys of their own.
 
@@ -52,6 +70,7 @@ class TamisCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
+        keep_whole_numbers(Trainer.__init__)
         super().__init__(
             LightningModule,
             LightningDataModule,

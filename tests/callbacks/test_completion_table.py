@@ -186,5 +186,9 @@ def test_training_tasks_that_are_test_tasks_are_named(tmp_path: Path) -> None:
     facts = dataset_facts(tasks, [{**record, "sample": 0} for record in tasks.records["test"]])
     assert facts["training_overlap"] == {"train": "train.jsonl", "train_prompts": 2, "shared": 1, "task_ids": ["t/1"]}
     assert facts["tasks_sha256"] == tasks_digest(rows)  # where they were read from says nothing
+    (tmp_path / "train.jsonl").unlink()  # not worth the result of a test that has been run
+    with pytest.warns(UserWarning, match="trained on is not known, because .*train.jsonl cannot be read"):
+        facts = dataset_facts(tasks, [{**record, "sample": 0} for record in tasks.records["test"]])
+    assert facts["training_overlap"] is None
     assert same_text("A b\n") == same_text("ab") != same_text("ac")
     assert dataset_facts(None, [{**rows[0], "task": rows[0]}])["files"] == []

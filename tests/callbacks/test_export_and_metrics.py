@@ -25,6 +25,7 @@ ROLLOUT = {
     "rollout/reward_std",
     "rollout/reward_min",
     "rollout/reward_max",
+    "rollout/reward_failures",
     "rollout/length_mean",
     "rollout/length_max",
     "rollout/truncated_rate",
