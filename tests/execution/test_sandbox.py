@@ -67,9 +67,21 @@ def name_of(pid: int) -> str:
 
 
 def server_pids(parent: int | None = None) -> list[int]:
-    """The servers that this (or the given) process has started: those of tests, and of candidates after them."""
-    testers = [pid for pid in descendants(parent or os.getpid()) if name_of(pid) == "tamis-tester"]
+    """The servers that this (or the given) process has started: those of tests, and of candidates after them.
+
+    Without those that other files' tests left behind in this process.
+    """
+    found = [pid for pid in descendants(parent or os.getpid()) if name_of(pid) == "tamis-tester"]
+    testers = [pid for pid in found if pid not in OLDER]
     return testers + [child for pid in testers for child in descendants(pid, depth=1)]
+
+
+OLDER: set[int] = set()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _older_servers() -> None:
+    OLDER.update(server_pids())
 
 
 def wait_until(condition: Callable[[], bool], patience_s: float = 5.0) -> bool:
@@ -103,11 +115,10 @@ def test_identical_programs_run_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("isolation", ["auto", "seccomp"])
 def test_a_worker_killed_from_outside_is_replaced(isolation: Isolation) -> None:
-    others = set(server_pids())  # of tests before this one, in the same process
     with Sandbox(workers=1, isolation=isolation) as sandbox:
         for victim in (0, 1):
             sandbox.run(RIGHT)
-            before = [pid for pid in server_pids() if pid not in others]
+            before = server_pids()
             os.kill(before[victim], signal.SIGKILL)
             assert sandbox.run(RIGHT).passed
             assert len(before) == 2
@@ -118,11 +129,9 @@ def test_a_worker_killed_from_outside_is_replaced(isolation: Isolation) -> None:
 def test_a_worker_killed_at_work_is_retried_at_once(isolation: Isolation) -> None:
     slow = Program("import time\ndef f():\n  time.sleep(0.4)\n  return 1", "assert f() == 1")
     for victim in (0, 1):
-        others = set(server_pids())
         with Sandbox(workers=1, isolation=isolation) as sandbox:
             sandbox.run(RIGHT)
-            ours = [pid for pid in server_pids() if pid not in others]
-            threading.Timer(0.15, os.kill, (ours[victim], signal.SIGKILL)).start()
+            threading.Timer(0.15, os.kill, (server_pids()[victim], signal.SIGKILL)).start()
             start = time.monotonic()
             assert sandbox.run(slow).passed
             assert time.monotonic() - start < 6  # not at the end of the wall limit
