@@ -18,7 +18,7 @@ from ..functional import (
 )
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
-from .minibatches import mean_stats, minibatches, step, whole_batch
+from .minibatches import Losses, minibatches, one_pass, whole_batch
 from .plan import announce_plan, check_sizes, filtration_of, refuse_idle_critic
 from .shaping import leave_one_out_advantages, response_kls, rewards_of
 
@@ -94,20 +94,13 @@ class ImitationUpdate(PolicyUpdate):
         """One pass of optimiser steps over the kept rows (over all rows for BOND)."""
         if self.backward_coef > 0:
             rollout = rollout.replace(advantages=self.estimate_advantages(rollout))
-        environment_loss = None if rollout.environment_loss is None else rollout.environment_loss.mean()
-        steps: list[dict[str, Tensor]] = []
-        for minibatch in minibatches(rollout, self.minibatch_size, policy_generator(module, "minibatches", self.seed)):
-            rows = minibatch.detach() if steps else minibatch  # the graph of the actions is good for one step
-            stats = step(
-                module,
-                rows,
-                self.microbatch_size,
-                partial(self.loss, module, kept=whole_batch(rows, weights=rows.kept), drawn=whole_batch(rows)),
-                environment_loss=None if steps else environment_loss,
-                max_grad_norm=self.max_grad_norm,
-            )
-            steps.append(stats)
-        return mean_stats(steps)
+        batches = minibatches(rollout, self.minibatch_size, policy_generator(module, "minibatches", self.seed))
+        losses, environment = partial(self._losses, module), rollout.environment_loss
+        return one_pass(module, batches, self.microbatch_size, losses, environment, self.max_grad_norm)
+
+    def _losses(self, module: PolicyModule, rows: Rollout) -> Losses:
+        """Of a minibatch's parts."""
+        return partial(self.loss, module, kept=whole_batch(rows, weights=rows.kept), drawn=whole_batch(rows))
 
     def estimate_advantages(self, rollout: Rollout) -> Tensor:
         """``[B]`` BOND's reward minus the mean of it over the group's other rows.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -117,6 +117,41 @@ def step(
         shared_graph=any(tensor.requires_grad for tensor in minibatch.observations.values()),
     )
     return _add_up(stats) | norms
+
+
+def one_pass(
+    module: PolicyModule,
+    batches: Iterable[Rollout],
+    microbatch_size: int | None,
+    losses_of: Callable[[Rollout], Losses],
+    environment_loss: Tensor | None,
+    max_grad_norm: float | None,
+) -> dict[str, Tensor]:
+    """One optimiser step on each minibatch, and the mean of what the steps report.
+
+    Args:
+        module: evaluates the actions and steps.
+        batches: the minibatches.
+        microbatch_size: rows a forward and backward pass.
+        losses_of: the losses of a minibatch's parts, divided by that minibatch's numbers.
+        environment_loss: ``[B]`` of the whole rollout; the environment learns once, in the first step.
+        max_grad_norm: see `PolicyModule.optimize`.
+    """
+    environment = None if environment_loss is None else environment_loss.mean()
+    steps: list[dict[str, Tensor]] = []
+    for minibatch in batches:
+        # Before the first step the graph of the actions is still good; after it the policy is another one.
+        rows = minibatch.detach() if steps else minibatch
+        stats = step(
+            module,
+            rows,
+            microbatch_size,
+            losses_of(rows),
+            environment_loss=None if steps else environment,
+            max_grad_norm=max_grad_norm,
+        )
+        steps.append(stats)
+    return mean_stats(steps)
 
 
 def mean_stats(steps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

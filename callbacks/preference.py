@@ -13,7 +13,7 @@ from ..functional import Denominators, dpo_loss, ipo_loss, response_log_ratios
 from ..functional.preference import check_beta, check_label_smoothing
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
-from .minibatches import mean_stats, minibatches, step, whole_batch
+from .minibatches import Losses, minibatches, one_pass, whole_batch
 from .plan import announce_plan, check_sizes, refuse_idle_critic, refuse_other_than_pairs
 from .shaping import rewards_of
 
@@ -76,21 +76,14 @@ class PreferenceUpdate(PolicyUpdate):
 
     def update(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> dict[str, Tensor]:
         """One pass of optimiser steps over the pairs."""
-        environment_loss = None if rollout.environment_loss is None else rollout.environment_loss.mean()
         generator = policy_generator(module, "minibatches", self.seed)
-        steps: list[dict[str, Tensor]] = []
-        for minibatch in minibatches(self.pairs(rollout), self.minibatch_size, generator, together=2):
-            rows = minibatch.detach() if steps else minibatch  # the graph of the actions is good for one step
-            stats = step(
-                module,
-                rows,
-                self.microbatch_size,
-                partial(self.loss, module, denominators=whole_batch(rows, weights=rows.kept)),
-                environment_loss=None if steps else environment_loss,
-                max_grad_norm=self.max_grad_norm,
-            )
-            steps.append(stats)
-        return mean_stats(steps)
+        batches = minibatches(self.pairs(rollout), self.minibatch_size, generator, together=2)
+        losses, environment = partial(self._losses, module), rollout.environment_loss
+        return one_pass(module, batches, self.microbatch_size, losses, environment, self.max_grad_norm)
+
+    def _losses(self, module: PolicyModule, rows: Rollout) -> Losses:
+        """Of a minibatch's parts."""
+        return partial(self.loss, module, denominators=whole_batch(rows, weights=rows.kept))
 
     def pairs(self, rollout: Rollout) -> Rollout:
         """The rows as chosen, rejected, chosen, rejected, …; ``kept`` is 0 for the two of a pair of equal rewards.

@@ -19,7 +19,7 @@ from ..functional import (
 )
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
-from .minibatches import mean_over_ranks, mean_stats, minibatches, step, whole_batch
+from .minibatches import Losses, mean_over_ranks, minibatches, one_pass, whole_batch
 from .plan import announce_plan, check_sizes, refuse_idle_critic, refuse_rows_alone
 from .shaping import check_truncation, leave_one_out_advantages, left_out, rewards_of, step_kl, treat_truncated
 
@@ -115,22 +115,13 @@ class ReinforceUpdate(PolicyUpdate):
         """One pass of optimiser steps over the kept rows."""
         rollout = rollout.replace(advantages=self.estimate_advantages(rollout))
         rollout = treat_truncated(rollout, self.truncated, self.truncation_penalty)
-        environment_loss = None if rollout.environment_loss is None else rollout.environment_loss.mean()
-        steps: list[dict[str, Tensor]] = []
-        for minibatch in minibatches(rollout, self.minibatch_size, policy_generator(module, "minibatches", self.seed)):
-            # Before the first step the graph of the actions is still good; after it the policy is another one.
-            rows = minibatch.detach() if steps else minibatch
-            whole = whole_batch(rows, left_out(rows, self.truncated))
-            stats = step(
-                module,
-                rows,
-                self.microbatch_size,
-                partial(self.loss, module, denominators=whole),
-                environment_loss=None if steps else environment_loss,
-                max_grad_norm=self.max_grad_norm,
-            )
-            steps.append(stats)
-        return mean_stats(steps)
+        batches = minibatches(rollout, self.minibatch_size, policy_generator(module, "minibatches", self.seed))
+        losses, environment = partial(self._losses, module), rollout.environment_loss
+        return one_pass(module, batches, self.microbatch_size, losses, environment, self.max_grad_norm)
+
+    def _losses(self, module: PolicyModule, rows: Rollout) -> Losses:
+        """Of a minibatch's parts."""
+        return partial(self.loss, module, denominators=whole_batch(rows, left_out(rows, self.truncated)))
 
     def estimate_advantages(self, rollout: Rollout) -> Tensor:
         """``[B]`` reward (less the KL penalty) minus the baseline.
