@@ -118,7 +118,7 @@ class Filtration(PolicyCallback):
         if not needs_all_rows(trainer):
             return rollout.select(rows)
         counts = torch.zeros(len(rollout), device=rows.device)
-        return rollout.replace(kept=counts.index_add(0, rows, torch.ones_like(counts[rows])))
+        return rollout.replace(kept=counts.index_add(0, rows, counts.new_ones(len(rows))))
 
     def state_dict(self) -> dict[str, Any]:
         """The choice of the moment."""

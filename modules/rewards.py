@@ -149,12 +149,15 @@ class LearnedReward(Reward):
         """See `Reward`."""
         texts = [(record["prompt"], completion) for record, completion in zip(records, completions, strict=True)]
         order = sorted(range(len(texts)), key=lambda row: sum(map(len, texts[row])))
-        scores = torch.empty(len(texts), device=self.place.device)
+        parts = []
         with resident(self.reward_model, self.place.device), evaluation_mode(self.reward_model):
             for start in range(0, len(order), self.batch_size):
                 rows = order[start : start + self.batch_size]
                 prompts, responses = zip(*(texts[row] for row in rows), strict=True)
-                scores[rows] = self.reward_model.score(prompts, responses)
+                parts.append(self.reward_model.score(prompts, responses))
+        scores = torch.empty(len(texts), device=self.place.device)
+        if parts:  # put back at once: each list of indices is a copy to the device
+            scores[order] = torch.cat(parts).to(scores)
         return self.reward_model.model.normalise(scores) if self.normalise else scores
 
 
