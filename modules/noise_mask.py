@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..functional import official_noise_objective, upsample_blur_matrix
+from ..functional import official_noise_objective
 from ..rollout import Rollout
 from .backbones import build_backbone, save_classifier
 from .classification import agree_on_classes, classification_metrics, log_evaluation
+from .mask_rendering import MaskNormalisation, MaskRenderer, reverse_gradient
+from .masked_evaluation import KINDS, MaskedEvaluation
+from .noise_objective import (
+    Objective,
+    Regulariser,
+    Sign,
+    check_objective,
+    distribution_statistics,
+    regularisation,
+)
 from .noise_policy import CELL_MARGIN, MaskDistribution, NoisePolicy
 from .policy import ActionEvaluation, PolicyModule
-
-Objective = Literal["official", "reinforce", "random"]
-Sign = Literal["cooperative", "adversarial"]
 
 
 class NoiseMaskPretraining(PolicyModule):
@@ -26,25 +33,36 @@ class NoiseMaskPretraining(PolicyModule):
 
     For each image the policy draws K masks of G x G cells from Beta(alpha(x), beta(x)); a mask is upsampled, blurred
     and multiplied on to the normalised image, and the classifier learns to see through it. The "heated" classifier is
-    what stays: ``export`` writes it, `ImageClassifier` fine-tunes it. Defaults are the published recipe.
+    what stays: ``export`` writes it, `ImageClassifier` fine-tunes it. Sizes and optimisers are the published recipe's.
 
     Args:
         backbone: timm name of the classifier.
         policy_backbone: timm name of the policy's trunk.
         num_classes: ``None`` takes the datamodule's.
-        grid: G.
+        grid: G; with the image's own size every pixel is a cell.
         kernel_size: taps of the mask's Gaussian blur; 1 does not blur.
         sigma: of the blur, in pixels.
         masks_per_image: K. With K > 1 the update can compare masks of one image (leave-one-out), which is what lets the
             policy learn: masks change one image's cross-entropy far less than images differ.
         objective: ``reinforce``: the classifier minimises its cross-entropy, the policy learns from rewards by whatever
             update the trainer has. ``official``: the released code's product of both, see `official_noise_objective`.
-            ``random``: cells uniform in [0, 1) and no policy, the control.
+            ``pathwise``: the cross-entropy's own gradient reaches the policy through the drawn cells. ``random``: cells
+            uniform in [0, 1) and no policy, and ``none``: plain training without masks, the two controls. All but
+            ``reinforce`` take `EnvironmentUpdate`.
         sign: the reward is minus the cross-entropy (``cooperative``: masks that help) or plus (``adversarial``).
-        normalise_masks: divide each mask by its mean, so that it keeps the image's contrast instead of halving it.
+        divide_lr_factor: of ``official`` only: give the classifier the plain cross-entropy's gradient instead of about
+            2 log G times it, and the policy the published one.
+        regulariser: what keeps a learning policy from masks without noise: ``entropy`` rewards the cells' entropy,
+            ``kl_to_average`` punishes their divergence from the running averages' distribution. For ``reinforce`` and
+            ``pathwise``; an update's own entropy bonus is another way to the first.
+        regulariser_coef: its weight, per nat and cell.
+        mask_normalisation: ``unit_mean`` divides each mask by its mean, so that it keeps the image's brightness, which
+            is what a policy learns to move first; ``none`` as published.
         decay: share of the running averages in the distribution's parameters; 0 does without them.
         average: memory of the running averages.
         policy_image_size: the policy looks at images resized to this many pixels; ``None`` at the full ones.
+        masked_evaluation: validation and test also score the classifier behind mean and drawn masks; two more passes.
+        eval_seed: of the masks drawn in evaluation.
         policy_optimizer: makes the policy's optimiser.
         policy_scheduler: makes its schedule, stepped once an epoch.
         classifier_optimizer: makes the classifier's optimiser.
@@ -52,7 +70,6 @@ class NoiseMaskPretraining(PolicyModule):
         max_iterations: see `PolicyModule`.
     """
 
-    upsampling: Tensor
     environment_networks: ClassVar[frozenset[str]] = frozenset({"classifier"})
 
     def __init__(
@@ -66,10 +83,15 @@ class NoiseMaskPretraining(PolicyModule):
         masks_per_image: int = 2,
         objective: Objective = "reinforce",
         sign: Sign = "cooperative",
-        normalise_masks: bool = False,
+        divide_lr_factor: bool = False,
+        regulariser: Regulariser = "none",
+        regulariser_coef: float = 0.1,
+        mask_normalisation: MaskNormalisation = "none",
         decay: float = 0.9,
         average: float = 0.99,
         policy_image_size: int | None = None,
+        masked_evaluation: bool = True,
+        eval_seed: int = 0,
         policy_optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=1e-4),
         policy_scheduler: LRSchedulerCallable = lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=90),
         classifier_optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-4),
@@ -77,25 +99,28 @@ class NoiseMaskPretraining(PolicyModule):
         max_iterations: int | None = None,
     ) -> None:
         super().__init__(max_iterations)
-        if masks_per_image < 1:
-            raise ValueError(f"masks_per_image must be at least 1, got {masks_per_image}")
+        check_objective(objective, sign, masks_per_image, divide_lr_factor, regulariser, regulariser_coef)
         self.save_hyperparameters(
             ignore=["policy_optimizer", "policy_scheduler", "classifier_optimizer", "classifier_scheduler"]
         )
-        self.backbone, self.num_classes = backbone, num_classes
-        self.grid, self.kernel_size, self.sigma = grid, kernel_size, sigma
-        self.masks_per_image, self.normalise_masks = masks_per_image, normalise_masks
-        self.objective, self.sign = objective, sign
+        self.backbone, self.num_classes, self.grid = backbone, num_classes, grid
+        # Without masks the K rows of an image would be K times the same.
+        self.masks_per_image = 1 if objective == "none" else masks_per_image
+        self.objective: Objective = objective
+        self.sign, self.divide_lr_factor = sign, divide_lr_factor
+        self.regulariser, self.regulariser_coef = regulariser, regulariser_coef
+        self.masked_evaluation, self.eval_seed = masked_evaluation and objective != "none", eval_seed
         self.factories = {
             "policy": (policy_optimizer, policy_scheduler),
             "classifier": (classifier_optimizer, classifier_scheduler),
         }
+        self.renderer = MaskRenderer(grid, kernel_size, sigma, mask_normalisation)
         self.policy = (
-            None if objective == "random" else NoisePolicy(policy_backbone, grid, decay, average, policy_image_size)
+            None
+            if objective in ("random", "none")
+            else NoisePolicy(policy_backbone, grid, decay, average, policy_image_size)
         )
         self.network: nn.Module | None = None
-        # [S, G], made when the first image shows its size; not saved, because it follows from the options.
-        self.register_buffer("upsampling", torch.empty(0, grid), persistent=False)
         if num_classes is not None:
             self._build(num_classes)
 
@@ -123,9 +148,12 @@ class NoiseMaskPretraining(PolicyModule):
         return self.network
 
     def setup(self, stage: str) -> None:
-        """Check the update, and build the classifier for the data's classes."""
+        """Check the update and the grid, and build the classifier for the data's classes."""
         super().setup(stage)
         classes = agree_on_classes(self.num_classes, self.trainer)
+        size: int | None = getattr(getattr(self.trainer, "datamodule", None), "image_size", None)
+        if size is not None:
+            self.renderer.prepare(size)
         if self.network is None:
             self._build(classes)
 
@@ -137,16 +165,20 @@ class NoiseMaskPretraining(PolicyModule):
     def act(self, batch: tuple[Tensor, Tensor]) -> Rollout:
         """Draw K masks for each of the batch's images; row ``k + K * i`` is mask k of image i."""
         images, labels = batch
-        group_ids = torch.arange(len(images), device=images.device).repeat_interleave(self.masks_per_image)
-        observations = {"images": images[group_ids], "labels": labels[group_ids]}
+        k = self.masks_per_image
+        group_ids = torch.arange(len(images), device=images.device).repeat_interleave(k)
+        observations = {"images": images, "labels": labels}
+        if k > 1:  # with one row an image the batch is not copied
+            observations = {name: tensor.repeat_interleave(k, dim=0) for name, tensor in observations.items()}
         if self.policy is None:
-            actions = torch.rand(len(group_ids), self.grid**2, device=images.device)
-            actions = actions.clamp(CELL_MARGIN, 1 - CELL_MARGIN)
+            random = self.objective == "random"
+            actions = self.random_cells(len(group_ids)) if random else torch.ones(len(group_ids), self.grid**2)
+            actions = actions.to(images.device)
         else:
             per_image = self.policy(images, update_average=True)
-            self._log_distribution(per_image)
-            rows = per_image.select(group_ids)
-            actions = rows.sample()
+            self.log_dict(distribution_statistics(per_image))
+            rows = per_image.select(group_ids) if k > 1 else per_image
+            actions = rows.rsample() if self.objective == "pathwise" else rows.sample()
             observations |= {"log_alpha": rows.log_alpha, "log_beta": rows.log_beta}
         mask = torch.ones_like(actions, dtype=torch.bool)
         return Rollout(group_ids=group_ids, actions=actions, response_mask=mask, observations=observations)
@@ -154,12 +186,13 @@ class NoiseMaskPretraining(PolicyModule):
     def reward(self, rollout: Rollout) -> Rollout:
         """Classify each image through its mask: the cross-entropy is the classifier's loss and the policy's reward."""
         images, labels = rollout.observations["images"], rollout.observations["labels"]
-        masks = self.render_masks(rollout.actions, images.shape[-1])
-        cross_entropy = F.cross_entropy(self.classifier(images * masks), labels, reduction="none").float()
+        # The classifier descends its cross-entropy in any case; an adversarial policy climbs it.
+        turned = self.objective == "pathwise" and self.sign == "adversarial"
+        masks = self._masks(reverse_gradient(rollout.actions) if turned else rollout.actions, images)
+        cross_entropy = self._cross_entropy(images if masks is None else images * masks, labels)
         self._log_masks(rollout.actions, masks, cross_entropy)
-        reward = cross_entropy.detach() * (-1.0 if self.sign == "cooperative" else 1.0)
-        loss = self._official_loss(rollout, cross_entropy) if self.objective == "official" else cross_entropy
-        return rollout.replace(rewards=reward, environment_loss=loss)
+        loss = self._loss(rollout, cross_entropy)
+        return rollout.replace(rewards=self.reward_of(cross_entropy), environment_loss=loss)
 
     def complete(self, rollout: Rollout) -> Rollout:
         """The acting policy's log-probabilities, for updates that compare with them."""
@@ -175,12 +208,27 @@ class NoiseMaskPretraining(PolicyModule):
         return ActionEvaluation(log_probs, entropy, None)
 
     def render_masks(self, cells: Tensor, size: int) -> Tensor:
-        """``[B, G * G]`` cells -> ``[B, 1, size, size]`` masks: upsampled to the nearest cell, then blurred."""
-        if self.upsampling.shape[0] != size:
-            matrix = upsample_blur_matrix(self.grid, size, self.kernel_size, self.sigma)
-            self.upsampling = matrix.to(self.device)
-        masks = self.upsampling @ cells.view(-1, 1, self.grid, self.grid) @ self.upsampling.T
-        return masks / masks.mean(dim=(-2, -1), keepdim=True) if self.normalise_masks else masks
+        """``[B, G * G]`` cells -> ``[B, 1, size, size]`` masks: upsampled, blurred, normalised."""
+        masks: Tensor = self.renderer(cells, size)
+        return masks
+
+    def random_cells(self, rows: int) -> Tensor:
+        """``[rows, G * G]`` cells uniform in (0, 1): the control that learns nothing."""
+        return torch.rand(rows, self.grid**2, device=self.device).clamp(CELL_MARGIN, 1 - CELL_MARGIN)
+
+    def masked_cross_entropy(self, images: Tensor, labels: Tensor, cells: Tensor) -> Tensor:
+        """``[B]`` cross-entropy of each image seen through its mask, in fp32.
+
+        Args:
+            images: ``[B, 3, S, S]`` normalised.
+            labels: ``[B]``.
+            cells: ``[B, G * G]``; a gradient reaches them.
+        """
+        return self._cross_entropy(images * self.render_masks(cells, images.shape[-1]), labels)
+
+    def reward_of(self, cross_entropy: Tensor) -> Tensor:
+        """``[B]`` the policy's reward: minus the cross-entropy, or plus for an adversary; a constant."""
+        return cross_entropy.detach() * (-1.0 if self.sign == "cooperative" else 1.0)
 
     @torch.no_grad()
     def draw_masks(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,8 +241,10 @@ class NoiseMaskPretraining(PolicyModule):
             Two tensors ``[B, 1, S, S]``.
         """
         if self.policy is None:
-            cells = torch.rand(len(images), self.grid**2, device=images.device)
+            cells = self.random_cells(len(images))
             expected = torch.full_like(cells, 0.5)
+            if self.objective == "none":
+                cells = expected = torch.ones_like(cells)
         else:
             training = self.policy.training
             distribution = self.policy.eval()(images)
@@ -207,13 +257,13 @@ class NoiseMaskPretraining(PolicyModule):
         logits: Tensor = self.classifier(images)
         return logits
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Score the classifier on clean images of the validation split."""
-        log_evaluation(self, self.metrics, self(batch[0]), batch[1], "val")
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Score the classifier on the validation split: clean, behind mean masks, behind drawn ones."""
+        return self._evaluate(batch, batch_idx, "val")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Score the classifier on clean images of the test split."""
-        log_evaluation(self, self.metrics, self(batch[0]), batch[1], "test")
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Score the classifier on the test split: clean, behind mean masks, behind drawn ones."""
+        return self._evaluate(batch, batch_idx, "test")
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of shapes
         """An optimiser and a schedule for each network, in the order of `networks`."""
@@ -231,7 +281,43 @@ class NoiseMaskPretraining(PolicyModule):
     def _build(self, num_classes: int) -> None:
         self.network = build_backbone(self.backbone, num_classes)
         self.metrics = classification_metrics(num_classes)
+        self.masked_metrics = MaskedEvaluation(num_classes) if self.masked_evaluation else None
         self.hparams["num_classes"] = num_classes  # so that a checkpoint can be loaded without the data
+
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> dict[str, Tensor]:
+        images, labels = batch
+        logits = self(images)
+        log_evaluation(self, self.metrics, logits, labels, stage)
+        if self.masked_metrics is not None:
+            # The same weights give the same numbers, and training draws what it would have drawn without evaluation.
+            devices = [] if self.device.type == "cpu" else [self.device]
+            with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
+                torch.manual_seed(hash((self.eval_seed, batch_idx, self.global_rank)))
+                drawn, expected = self.draw_masks(images)
+            for kind, masks in zip(KINDS, (expected, drawn), strict=True):
+                self.masked_metrics.log(self, kind, self(images * masks), labels, stage)
+        return {"logits": logits, "labels": labels}
+
+    def _masks(self, cells: Tensor, images: Tensor) -> Tensor | None:
+        return None if self.objective == "none" else self.render_masks(cells, images.shape[-1])
+
+    def _cross_entropy(self, images: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.classifier(images), labels, reduction="none").float()
+
+    def _loss(self, rollout: Rollout, cross_entropy: Tensor) -> Tensor:
+        """``[B]`` what this objective hands over to be minimised."""
+        if self.objective == "official":
+            return self._official_loss(rollout, cross_entropy)
+        return cross_entropy if self.regulariser == "none" else cross_entropy + self._penalty(rollout)
+
+    def _penalty(self, rollout: Rollout) -> Tensor:
+        """``[B]`` the regulariser's part of the loss."""
+        if self.policy is None:
+            raise RuntimeError(f"objective {self.objective!r} has no policy to regularise")
+        average = self.policy.average_distribution()
+        penalty = regularisation(self._distribution(rollout), average, self.regulariser)
+        self.log("update/mask_regulariser", penalty.detach().mean())
+        return self.regulariser_coef * penalty
 
     def _distribution(self, rollout: Rollout) -> MaskDistribution:
         """The rows' distributions: as they acted while that graph lives, computed afresh after the first step."""
@@ -252,24 +338,22 @@ class NoiseMaskPretraining(PolicyModule):
 
     def _official_loss(self, rollout: Rollout, cross_entropy: Tensor) -> Tensor:
         log_probs, _ = self._evaluate_cells(self._distribution(rollout), rollout.actions)
-        self.log("update/classifier_lr_factor", log_probs.detach().logsumexp(dim=1).mean())
+        factor = log_probs.detach().logsumexp(dim=1).mean()
+        if self.divide_lr_factor:
+            factor = torch.ones_like(factor)
+        self.log("update/classifier_lr_factor", factor)
+        rate = self._optimizers()[-1].param_groups[0]["lr"] if self._trainer is not None else 0.0
+        self.log("update/lr_classifier_effective", rate * factor)
         # One number for the batch; the update takes the mean over rows, which gives it back.
-        return official_noise_objective(log_probs, cross_entropy).expand(len(rollout))
+        return official_noise_objective(log_probs, cross_entropy, self.divide_lr_factor).expand(len(rollout))
 
-    def _log_distribution(self, distribution: MaskDistribution) -> None:
+    def _log_masks(self, cells: Tensor, masks: Tensor | None, cross_entropy: Tensor) -> None:
         with torch.no_grad():
-            self.log("rollout/alpha_mean", distribution.log_alpha.exp().mean())
-            self.log("rollout/beta_mean", distribution.log_beta.exp().mean())
-            self.log("rollout/cell_expectation", distribution.mean().mean())
-            if len(distribution.log_alpha) > 1:  # 0 means that every image gets the same distribution
-                self.log("rollout/alpha_spread_over_images", distribution.log_alpha.std(dim=0).mean())
-
-    def _log_masks(self, cells: Tensor, masks: Tensor, cross_entropy: Tensor) -> None:
-        with torch.no_grad():
-            self.log("rollout/cell_mean", cells.mean())
-            self.log("rollout/mask_mean", masks.mean())
-            self.log("rollout/mask_std", masks.std(dim=(-2, -1)).mean())
             self.log("train/cross_entropy", cross_entropy.mean(), prog_bar=True)
+            if masks is not None:
+                self.log("rollout/cell_mean", cells.mean())
+                self.log("rollout/mask_mean", masks.mean())
+                self.log("rollout/mask_std", masks.std(dim=(-2, -1)).mean())
 
 
 def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Beta
+from torch.distributions import Beta, kl_divergence
 from torch.nn import functional as F
 
 from .backbones import build_backbone
@@ -38,6 +38,14 @@ class MaskDistribution(NamedTuple):
         """``[B, M]`` cells in (0, 1), without a gradient: the policy learns through their log-density alone."""
         return self.beta().sample().clamp(CELL_MARGIN, 1 - CELL_MARGIN)
 
+    def rsample(self) -> Tensor:
+        """``[B, M]`` cells in (0, 1) that carry their gradient with respect to the parameters (pathwise)."""
+        return self.beta().rsample().clamp(CELL_MARGIN, 1 - CELL_MARGIN)
+
+    def divergence(self, other: MaskDistribution) -> Tensor:
+        """``[B, M]`` KL divergence of each cell from the other distribution's, in nats; exact."""
+        return kl_divergence(self.beta(), other.beta())
+
     def mean(self) -> Tensor:
         """``[B, M]`` expected cells."""
         return torch.sigmoid(self.log_alpha - self.log_beta)
@@ -58,7 +66,8 @@ class NoisePolicy(nn.Module):
     Args:
         backbone: timm name of the trunk, randomly initialised.
         grid: G, cells a side; M = G * G.
-        decay: share of the running average in the parameters; 0 leaves only the heads.
+        decay: share of the running average in the parameters; 0 leaves only the heads, and the averages are kept for
+            `average_distribution`.
         average: memory of the running average.
         image_size: the trunk sees images resized to this many pixels a side (a cheaper policy); ``None`` as they are.
     """
@@ -106,10 +115,15 @@ class NoisePolicy(nn.Module):
         features = self.trunk(images)
         alpha, beta = self.alpha_head(features).float(), self.beta_head(features).float()
         distribution = MaskDistribution(self._mix(self.base_alpha, alpha), self._mix(self.base_beta, beta))
-        if update_average and self.decay > 0:
+        if update_average:
             self._move_average(self.base_alpha, alpha)
             self._move_average(self.base_beta, beta)
         return distribution
+
+    def average_distribution(self) -> MaskDistribution:
+        """``[1, M]`` the distribution of the running averages alone, a constant."""
+        limits = {"min": -LOG_LIMIT, "max": LOG_LIMIT}
+        return MaskDistribution(self.base_alpha.clamp(**limits), self.base_beta.clamp(**limits))
 
     @contextmanager
     def frozen_statistics(self) -> Iterator[None]:

@@ -158,7 +158,7 @@ def test_evaluating_again_gives_the_same_numbers_with_a_fresh_graph() -> None:
 
 
 def test_normalised_masks_keep_the_mean() -> None:
-    masks = noise_mask(normalise_masks=True).render_masks(torch.rand(3, 16), 32)
+    masks = noise_mask(mask_normalisation="unit_mean").render_masks(torch.rand(3, 16), 32)
     torch.testing.assert_close(masks.mean(dim=(1, 2, 3)), torch.ones(3))
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def official_noise_objective(log_probs: Tensor, cross_entropy: Tensor) -> Tensor:
+def official_noise_objective(log_probs: Tensor, cross_entropy: Tensor, divide_factor: bool = False) -> Tensor:
     """The objective of the released noise-mask code: ``mean_i log sum_j p_ij * CE``, CE one number for the batch.
 
     It is *not* REINFORCE: the log of the sum of the cells' densities stands where the joint log-probability would, and
@@ -18,6 +18,8 @@ def official_noise_objective(log_probs: Tensor, cross_entropy: Tensor) -> Tensor
     Args:
         log_probs: ``[B, M]`` log-density of each of the M cells.
         cross_entropy: scalar (the batch mean), or ``[B]`` per image, which is averaged first.
+        divide_factor: take the factor out of the classifier's gradient, which is then that of the plain cross-entropy;
+            the policy's gradient stays as published.
 
     Returns:
         The scalar loss, minimised by both networks.
@@ -27,7 +29,10 @@ def official_noise_objective(log_probs: Tensor, cross_entropy: Tensor) -> Tensor
     """
     if log_probs.dim() != 2:
         raise ValueError(f"log_probs must be [B, M], got shape {tuple(log_probs.shape)}")
-    return log_probs.float().logsumexp(dim=1).mean() * cross_entropy.mean()
+    score, cost = log_probs.float().logsumexp(dim=1).mean(), cross_entropy.mean()
+    if divide_factor:
+        return score * cost.detach() + (cost - cost.detach())  # the same value, each network's gradient by itself
+    return score * cost
 
 
 def upsample_blur_matrix(grid: int, size: int, kernel_size: int, sigma: float) -> Tensor:

@@ -1,0 +1,52 @@
+"""How the classifier does behind masks: the expected mask of each image, and a drawn one."""
+
+from __future__ import annotations
+
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from .classification import STAGES
+
+KINDS = ("mean_mask", "sampled_mask")
+
+
+class MaskedEvaluation(nn.Module):
+    """Accuracy, balanced accuracy and cross-entropy behind masks, beside those on clean images.
+
+    The keys are ``val/mean_mask_accuracy``, ``val/sampled_mask_accuracy`` and so on. Clean images are what the deployed
+    classifier sees; these say what noise costs it.
+
+    Args:
+        num_classes: of the classifier.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        metrics = MetricCollection(
+            {
+                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+                "balanced_accuracy": MulticlassAccuracy(num_classes, average="macro"),
+            }
+        )
+        # Names of modules hold no slash.
+        self.metrics = nn.ModuleDict(
+            {f"{stage}_{kind}": metrics.clone(prefix=f"{stage}/{kind}_") for stage in STAGES for kind in KINDS}
+        )
+
+    def log(self, module: LightningModule, kind: str, logits: Tensor, labels: Tensor, stage: str) -> None:
+        """Add a batch and log it over the epoch.
+
+        Args:
+            module: logs them.
+            kind: ``mean_mask`` or ``sampled_mask``.
+            logits: ``[B, classes]`` of the masked images.
+            labels: ``[B]``.
+            stage: ``val`` or ``test``.
+        """
+        collection: MetricCollection = self.metrics[f"{stage}_{kind}"]  # type: ignore[assignment]
+        collection.update(logits, labels)
+        module.log_dict(collection, batch_size=len(labels))
+        module.log(f"{stage}/{kind}_cross_entropy", F.cross_entropy(logits, labels), batch_size=len(labels))
