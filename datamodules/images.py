@@ -11,6 +11,8 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from .few_shot import draw_shots
+
 Split = str
 Transform = Callable[[Tensor], Tensor]
 
@@ -52,6 +54,23 @@ class ImageSplit(Dataset[ImageBatch], ABC):
         return ImageBatch(self.transform(self.read(index)), self.labels[index])
 
 
+class FewShotImages(ImageSplit):
+    """The rows of another split that a few-shot run may train on.
+
+    Args:
+        images: the whole split.
+        positions: ``[R]`` int64, of their images in it.
+    """
+
+    def __init__(self, images: ImageSplit, positions: Tensor) -> None:
+        super().__init__(images.labels[positions], images.transform)
+        self.images, self.positions = images, positions
+
+    def read(self, index: int) -> Tensor:
+        """``[C, H, W]`` uint8, as the whole split has it."""
+        return self.images.read(int(self.positions[index]))
+
+
 class ImageDataModule(LightningDataModule, ABC):
     """Splits to loaders to normalised batches; subclasses say where a split comes from.
 
@@ -68,6 +87,9 @@ class ImageDataModule(LightningDataModule, ABC):
         mean: of the images in [0, 1], taken off each channel.
         std: of the images in [0, 1], divides each channel.
         num_workers: loader processes.
+        shots: train on this many images of each class only (k-shot); ``None`` trains on all. Validation and test stay
+            whole.
+        shots_seed: of their draw; the same seed gives the same images in every process, whatever `seed_everything` is.
     """
 
     def __init__(
@@ -80,6 +102,8 @@ class ImageDataModule(LightningDataModule, ABC):
         mean: float,
         std: float,
         num_workers: int,
+        shots: int | None = None,
+        shots_seed: int = 0,
     ) -> None:
         super().__init__()
         if batch_size < 1 or image_size < 1 or num_workers < 0:
@@ -92,6 +116,12 @@ class ImageDataModule(LightningDataModule, ABC):
                 "crop_scale must rise within (0, 1], flip lie in [0, 1] and std be positive, "
                 f"got {crop_scale}, {flip} and {std}"
             )
+        if (shots is not None and shots < 1) or not 0 <= shots_seed < 2**63:
+            raise ValueError(
+                "shots must be at least 1 image a class, or null to train on all, and shots_seed at least 0, "
+                f"got {shots} and {shots_seed}"
+            )
+        self.shots, self.shots_seed = shots, shots_seed
         self.batch_size, self.image_size, self.num_workers = batch_size, image_size, num_workers
         self.eval_resize = eval_resize if eval_resize is not None else round(image_size * 8 / 7)
         self.crop_scale, self.flip, self.mean, self.std = crop_scale, flip, mean, std
@@ -123,15 +153,19 @@ class ImageDataModule(LightningDataModule, ABC):
         needed = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",))
         for split in needed:
             if split not in self._splits:
-                transform = self._train_transform() if split == "train" else self._eval_transform()
-                self._splits[split] = self.read_split(split, transform)
+                self._splits[split] = (
+                    self._read_train() if split == "train" else self.read_split(split, self._eval_transform())
+                )
 
     def split(self, name: Split) -> ImageSplit:
         """A split that `setup` has read."""
         return self._splits[name]
 
     def train_dataloader(self) -> DataLoader[ImageBatch]:
-        """Shuffled; the last, smaller batch is left out, because batch normalisation suffers from it."""
+        """Shuffled; the last, smaller batch is left out, because batch normalisation suffers from it.
+
+        With ``shots`` it stays, since of few images none is to spare, unless it is a single image.
+        """
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader[ImageBatch]:
@@ -158,11 +192,20 @@ class ImageDataModule(LightningDataModule, ABC):
             dataset,
             batch_size=self.batch_size,
             shuffle=train,
-            drop_last=train and len(dataset) >= self.batch_size,
+            drop_last=train and self._leaves_last_batch_out(len(dataset)),
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def _leaves_last_batch_out(self, images: int) -> bool:
+        return images >= self.batch_size and (self.shots is None or images % self.batch_size == 1)
+
+    def _read_train(self) -> ImageSplit:
+        images = self.read_split("train", self._train_transform())
+        if self.shots is None:
+            return images
+        return FewShotImages(images, draw_shots(images.labels, self.class_names, self.shots, self.shots_seed))
 
     def _train_transform(self) -> Transform:
         from torchvision.transforms import v2

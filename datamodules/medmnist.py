@@ -26,6 +26,8 @@ class MedMNIST(ImageDataModule):
         mean: MedMNIST's own .5.
         std: MedMNIST's own .5.
         num_workers: loader processes.
+        shots: see `ImageDataModule`.
+        shots_seed: see `ImageDataModule`.
     """
 
     def __init__(
@@ -39,8 +41,11 @@ class MedMNIST(ImageDataModule):
         mean: float = 0.5,
         std: float = 0.5,
         num_workers: int = 0,
+        shots: int | None = None,
+        shots_seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, image_size, eval_resize or image_size, crop_scale, flip, mean, std, num_workers)
+        resize = eval_resize or image_size
+        super().__init__(batch_size, image_size, resize, crop_scale, flip, mean, std, num_workers, shots, shots_seed)
         self.path = Path(path)
 
     def read_class_names(self) -> list[str]:

@@ -74,6 +74,8 @@ class Phantoms(RadImageNet):
         std: of the phantoms.
         cache: see `RadImageNet`.
         num_workers: loader processes.
+        shots: see `ImageDataModule`.
+        shots_seed: see `ImageDataModule`.
     """
 
     def __init__(
@@ -93,8 +95,23 @@ class Phantoms(RadImageNet):
         std: float = 0.21,
         cache: bool = True,
         num_workers: int = 0,
+        shots: int | None = None,
+        shots_seed: int = 0,
     ) -> None:
-        super().__init__(root, batch_size, image_size, eval_resize, crop_scale, flip, mean, std, cache, num_workers)
+        super().__init__(
+            root,
+            batch_size,
+            image_size,
+            eval_resize,
+            crop_scale,
+            flip,
+            mean,
+            std,
+            cache,
+            num_workers,
+            shots,
+            shots_seed,
+        )
         sizes = {"train": train_images, "val": val_images, "test": test_images}
         too_small = {split: size for split, size in sizes.items() if size < len(CLASSES)}
         if too_small or phantom_size < 16:

@@ -52,6 +52,8 @@ class RadImageNet(ImageDataModule):
         std: the noise mask's published 0.3213.
         cache: keep the decoded images in memory, for sets that fit; each loader process shares them.
         num_workers: loader processes.
+        shots: see `ImageDataModule`.
+        shots_seed: see `ImageDataModule`.
     """
 
     def __init__(
@@ -66,8 +68,12 @@ class RadImageNet(ImageDataModule):
         std: float = 0.3213,
         cache: bool = False,
         num_workers: int = 0,
+        shots: int | None = None,
+        shots_seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, image_size, eval_resize, crop_scale, flip, mean, std, num_workers)
+        super().__init__(
+            batch_size, image_size, eval_resize, crop_scale, flip, mean, std, num_workers, shots, shots_seed
+        )
         self.root = Path(root)
         self.cache = cache
 
