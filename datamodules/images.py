@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .few_shot import draw_shots
+from .noise_augmentation import NoiseAugmentation
 
 Split = str
 Transform = Callable[[Tensor], Tensor]
@@ -21,7 +22,8 @@ class ImageBatch(NamedTuple):
     """A batch of images and their classes.
 
     Args:
-        images: ``[B, C, S, S]`` uint8 as loaded; ``[B, 3, S, S]`` float, normalised, once it is on the device.
+        images: ``[B, C, S, S]`` uint8 as loaded, or floats of the same scale where noise was added; ``[B, 3, S, S]``
+            float, normalised, once it is on the device.
         labels: ``[B]`` int64.
     """
 
@@ -34,7 +36,7 @@ class ImageSplit(Dataset[ImageBatch], ABC):
 
     Args:
         labels: ``[N]`` int64.
-        transform: uint8 image ``[C, H, W]`` -> ``[C, S, S]``.
+        transform: uint8 image ``[C, H, W]`` -> ``[C, S, S]``, uint8 or floats of the same scale.
     """
 
     def __init__(self, labels: Tensor, transform: Transform) -> None:
@@ -74,7 +76,7 @@ class FewShotImages(ImageSplit):
 class ImageDataModule(LightningDataModule, ABC):
     """Splits to loaders to normalised batches; subclasses say where a split comes from.
 
-    Crops and flips differ from image to image and run in the loader, on uint8; conversion to float, the third channel
+    Crops, flips and noise differ from image to image and run in the loader; conversion to float, the third channel
     and normalisation run once a batch, on the device.
 
     Args:
@@ -90,6 +92,7 @@ class ImageDataModule(LightningDataModule, ABC):
         shots: train on this many images of each class only (k-shot); ``None`` trains on all. Validation and test stay
             whole.
         shots_seed: of their draw; the same seed gives the same images in every process, whatever `seed_everything` is.
+        noise: of scanners, on training images, such as ``{kind: rician}``; see `NoiseAugmentation`. ``None`` is none.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class ImageDataModule(LightningDataModule, ABC):
         num_workers: int,
         shots: int | None = None,
         shots_seed: int = 0,
+        noise: NoiseAugmentation | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or image_size < 1 or num_workers < 0:
@@ -121,7 +125,7 @@ class ImageDataModule(LightningDataModule, ABC):
                 "shots must be at least 1 image a class, or null to train on all, and shots_seed at least 0, "
                 f"got {shots} and {shots_seed}"
             )
-        self.shots, self.shots_seed = shots, shots_seed
+        self.shots, self.shots_seed, self.noise = shots, shots_seed, noise
         self.batch_size, self.image_size, self.num_workers = batch_size, image_size, num_workers
         self.eval_resize = eval_resize if eval_resize is not None else round(image_size * 8 / 7)
         self.crop_scale, self.flip, self.mean, self.std = crop_scale, flip, mean, std
@@ -147,6 +151,11 @@ class ImageDataModule(LightningDataModule, ABC):
     def num_classes(self) -> int:
         """Number of classes."""
         return len(self.class_names)
+
+    @property
+    def class_groups(self) -> dict[str, list[str]]:
+        """Ways to group the classes for reports, each with the group of every class: ``{"modality": ["CT", ...]}``."""
+        return {}
 
     def setup(self, stage: str) -> None:
         """Read the splits that the stage needs, once."""
@@ -181,7 +190,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self._loader("test")
 
     def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
-        """uint8 of one or three channels -> three normalised float channels."""
+        """0 to 255 in one or three channels -> three normalised float channels."""
         images = (batch.images.float() / 255 - self.mean) / self.std
         return ImageBatch(images.expand(-1, 3, -1, -1).contiguous(), batch.labels)
 
@@ -211,7 +220,8 @@ class ImageDataModule(LightningDataModule, ABC):
         from torchvision.transforms import v2
 
         crop = v2.RandomResizedCrop(self.image_size, scale=self.crop_scale, antialias=True)
-        transform: Transform = v2.Compose([crop, v2.RandomHorizontalFlip(self.flip)])
+        steps = [crop, v2.RandomHorizontalFlip(self.flip), *([] if self.noise is None else [self.noise])]
+        transform: Transform = v2.Compose(steps)
         return transform
 
     def _eval_transform(self) -> Transform:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .images import ImageDataModule, ImageSplit, Split, Transform
+from .noise_augmentation import NoiseAugmentation
 
 
 class MedMNIST(ImageDataModule):
@@ -28,6 +29,7 @@ class MedMNIST(ImageDataModule):
         num_workers: loader processes.
         shots: see `ImageDataModule`.
         shots_seed: see `ImageDataModule`.
+        noise: of scanners, on training images; see `NoiseAugmentation`.
     """
 
     def __init__(
@@ -43,9 +45,12 @@ class MedMNIST(ImageDataModule):
         num_workers: int = 0,
         shots: int | None = None,
         shots_seed: int = 0,
+        noise: NoiseAugmentation | None = None,
     ) -> None:
         resize = eval_resize or image_size
-        super().__init__(batch_size, image_size, resize, crop_scale, flip, mean, std, num_workers, shots, shots_seed)
+        super().__init__(
+            batch_size, image_size, resize, crop_scale, flip, mean, std, num_workers, shots, shots_seed, noise
+        )
         self.path = Path(path)
 
     def read_class_names(self) -> list[str]:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .noise_augmentation import NoiseAugmentation
 from .phantom_drawing import Canvas, ct_abdomen, ct_lung, mr_brain, us_abdomen, us_thyroid
 from .radimagenet import COLUMNS, CSV_NAME, RadImageNet
 
@@ -76,6 +77,7 @@ class Phantoms(RadImageNet):
         num_workers: loader processes.
         shots: see `ImageDataModule`.
         shots_seed: see `ImageDataModule`.
+        noise: of scanners, on training images; see `NoiseAugmentation`.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class Phantoms(RadImageNet):
         num_workers: int = 0,
         shots: int | None = None,
         shots_seed: int = 0,
+        noise: NoiseAugmentation | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -111,6 +114,7 @@ class Phantoms(RadImageNet):
             num_workers,
             shots,
             shots_seed,
+            noise,
         )
         sizes = {"train": train_images, "val": val_images, "test": test_images}
         too_small = {split: size for split, size in sizes.items() if size < len(CLASSES)}

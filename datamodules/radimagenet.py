@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .images import ImageDataModule, ImageSplit, Split, Transform, encode_labels
+from .noise_augmentation import NoiseAugmentation
 
 #: What Pillow decodes; everything else (DICOM, NIfTI, NumPy arrays ...) goes through MONAI's readers.
 RASTER_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
@@ -54,6 +56,7 @@ class RadImageNet(ImageDataModule):
         num_workers: loader processes.
         shots: see `ImageDataModule`.
         shots_seed: see `ImageDataModule`.
+        noise: of scanners, on training images; see `NoiseAugmentation`.
     """
 
     def __init__(
@@ -70,9 +73,10 @@ class RadImageNet(ImageDataModule):
         num_workers: int = 0,
         shots: int | None = None,
         shots_seed: int = 0,
+        noise: NoiseAugmentation | None = None,
     ) -> None:
         super().__init__(
-            batch_size, image_size, eval_resize, crop_scale, flip, mean, std, num_workers, shots, shots_seed
+            batch_size, image_size, eval_resize, crop_scale, flip, mean, std, num_workers, shots, shots_seed, noise
         )
         self.root = Path(root)
         self.cache = cache
@@ -80,6 +84,11 @@ class RadImageNet(ImageDataModule):
     def read_class_names(self) -> list[str]:
         """Sorted labels of the training CSV."""
         return sorted(set(read_csv(self.root, "train").labels))
+
+    @property
+    def class_groups(self) -> dict[str, list[str]]:
+        """The classes by ``modality`` (CT, MR, US) and by ``anatomy``, the published eleven; see `group_classes`."""
+        return group_classes(read_csv(self.root, "train"), self.class_names)
 
     def read_split(self, split: Split, transform: Transform) -> ImageSplit:
         """The images that the split's CSV names."""
@@ -144,6 +153,31 @@ def read_csv(root: Path, split: Split) -> CsvRows:
     if not rows:
         raise ValueError(f"{file} names no image: the {split} split is empty")
     return CsvRows(file, [filename for filename, _ in rows], [label for _, label in rows])
+
+
+def group_classes(rows: CsvRows, class_names: Sequence[str]) -> dict[str, list[str]]:
+    """The modality and the anatomy of each class.
+
+    The modality is the folder below ``radiology_ai``; a class with images in several has all of them, as in ``CT+MR``.
+    The anatomy is what stands before the label's first hyphen, so that the abdomen is another one in CT (``abd``), MR
+    (``mriabd``) and ultrasound (``usabd``). What is named otherwise is ``other``.
+
+    Args:
+        rows: images of every class.
+        class_names: the classes in the order of their labels.
+
+    Returns:
+        ``{"modality": [...], "anatomy": [...]}`` with an entry a class, without a way that puts all into one group.
+    """
+    folders: dict[str, set[str]] = {name: set() for name in class_names}
+    for filename, label in zip(rows.filenames, rows.labels, strict=True):
+        top, modality, *below = *filename.split("/"), ""
+        folders[label].add(modality if top == "radiology_ai" and len(below) > 1 else "other")
+    groups = {
+        "modality": ["+".join(sorted(folders[name])) for name in class_names],
+        "anatomy": [name.split("-")[0] if "-" in name else "other" for name in class_names],
+    }
+    return {way: of_class for way, of_class in groups.items() if len(set(of_class)) > 1}
 
 
 def read_image(path: Path) -> Tensor:

@@ -54,7 +54,7 @@ def weights_for(config: str, folder: Path, backbone: str, classes: int) -> list[
     return [f"--model.weights={folder / 'heated'}"]
 
 
-@pytest.mark.parametrize("stage", ["baseline", "noise_mask", "random_mask", "finetune"])
+@pytest.mark.parametrize("stage", ["baseline", "noise_mask", "random_mask", "monai_noise", "finetune"])
 def test_quickstart(stage: str, tmp_path: Path) -> None:
     config = f"quickstart/phantoms_{stage}.yaml"
     small = ["--data.train_images=30", "--data.val_images=15", "--data.test_images=15"]
