@@ -12,6 +12,7 @@ from .evaluation import (
     pass_at_k_per_problem,
     wilson_interval,
 )
+from .gradient_signal import beta_score, split_half_cosine
 from .losses import (
     KLEstimator,
     PPOStats,
@@ -24,6 +25,7 @@ from .losses import (
 )
 from .masked import Denominators, LossAggregation, aggregate_loss, masked_mean, masked_whiten, weigh
 from .noise import official_noise_objective, upsample_blur, upsample_blur_matrix
+from .paired import Difference, moments, paired_difference, spread
 from .preference import dpo_loss, ipo_loss, kto_loss, log_quantiles, response_log_ratios
 from .reliability import Binning, RSquared, r_squared
 from .selection import SelectionMode, Strategy, select, selection_weights
@@ -76,4 +78,10 @@ __all__ = [
     "official_noise_objective",
     "upsample_blur",
     "upsample_blur_matrix",
+    "beta_score",
+    "split_half_cosine",
+    "Difference",
+    "moments",
+    "spread",
+    "paired_difference",
 ]
