@@ -220,7 +220,10 @@ class ImageDataModule(LightningDataModule, ABC):
         from torchvision.transforms import v2
 
         crop = v2.RandomResizedCrop(self.image_size, scale=self.crop_scale, antialias=True)
-        steps = [crop, v2.RandomHorizontalFlip(self.flip), *([] if self.noise is None else [self.noise])]
+        steps: list[Transform] = [crop, v2.RandomHorizontalFlip(self.flip)]
+        if self.noise is not None:
+            self.noise.prepare()
+            steps.append(self.noise)
         transform: Transform = v2.Compose(steps)
         return transform
 

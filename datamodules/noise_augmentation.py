@@ -80,8 +80,12 @@ class NoiseAugmentation:
             return pixels
         transform = build_transform(self.kind, strength, image.shape[-2] * image.shape[-1])
         transform.set_random_state(seed)  # MONAI draws from NumPy, which no seed of torch's reaches
-        noisy: Tensor = transform(pixels / 255).as_tensor()
-        return noisy * 255
+        noisy: Tensor = transform(pixels / 255)
+        return noisy.as_subclass(Tensor) * 255  # MONAI's own tensors carry metadata along
+
+    def prepare(self) -> None:
+        """Import MONAI now, so that loader processes forked later need not each do so."""
+        build_transform(self.kind, 1.0 if self.kind != "gibbs" else 0.5, 1)
 
 
 def build_transform(kind: NoiseKind, strength: float, pixels: int) -> RandomizableTransform:
@@ -92,7 +96,7 @@ def build_transform(kind: NoiseKind, strength: float, pixels: int) -> Randomizab
         strength: see `NoiseAugmentation`; above 0.
         pixels: of a channel.
     """
-    from monai.transforms.intensity import array as monai  # seconds to import
+    import monai.transforms.intensity.array as monai  # seconds to import
 
     if kind == "gaussian":
         return monai.RandGaussianNoise(prob=1.0, std=strength, sample_std=False)

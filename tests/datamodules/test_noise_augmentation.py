@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
@@ -222,6 +223,15 @@ def test_it_reaches_a_spawned_worker() -> None:
 
 
 # In the datamodules
+
+
+def test_monai_is_imported_before_the_loader_forks(npz: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = "monai.transforms.intensity.array"
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    MedMNIST(str(npz)).setup("fit")
+    assert module not in sys.modules
+    MedMNIST(str(npz), noise=NoiseAugmentation("gibbs")).setup("fit")
+    assert module in sys.modules
 
 
 @pytest.mark.parametrize("kind", KINDS)
