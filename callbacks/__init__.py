@@ -6,6 +6,7 @@ from .environment import EnvironmentUpdate
 from .export import ModelExport
 from .filtration import Filtration
 from .imitation import ImitationUpdate
+from .mask_diagnostics import MaskDiagnostics
 from .mask_gallery import MaskGallery
 from .metrics import RolloutMetrics
 from .ppo import PPOUpdate
@@ -26,6 +27,7 @@ __all__ = [
     "EnvironmentUpdate",
     "RolloutMetrics",
     "MaskGallery",
+    "MaskDiagnostics",
     "PreferenceWriter",
     "RewardReliability",
     "CompletionTable",

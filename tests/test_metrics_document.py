@@ -14,11 +14,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from tamis.callbacks import (
+    EnvironmentUpdate,
     Filtration,
     ImitationUpdate,
+    MaskDiagnostics,
     PolicyCallback,
     PPOUpdate,
     PreferenceUpdate,
@@ -27,7 +29,7 @@ from tamis.callbacks import (
     RolloutMetrics,
 )
 from tamis.datamodules import Preferences
-from tamis.modules import CodePolicy, Reward, RewardModel
+from tamis.modules import CodePolicy, NoiseMaskPretraining, Reward, RewardModel
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -79,6 +81,26 @@ def _fit_reward_model(folder: Path, model: str, pairs: Path) -> list[dict[str, s
         return list(csv.DictReader(file))
 
 
+def _diagnose_masks(folder: Path) -> list[dict[str, str]]:
+    """Of what a noise mask logs, the part of `MaskDiagnostics`; `official` has all of it."""
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[MaskDiagnostics(images=4, draws=1, gradient_draws=4, gradient_images=4), EnvironmentUpdate()],
+        logger=CSVLogger(str(folder), name="", version=""),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = NoiseMaskPretraining("test_resnet", "test_resnet", num_classes=3, grid=4, objective="official")
+    data = DataLoader(TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4) % 3), batch_size=4)
+    trainer.fit(module, data, data)
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    names = re.compile(r"val/(reward_(learned|twin|random|shuffled)$|learned_minus_|gradient_|alpha_|beta_)")
+    return [{name: value for name, value in row.items() if names.match(name)} for row in rows]
+
+
 @pytest.fixture(scope="module")
 def runs(
     tiny_model: str,
@@ -99,6 +121,8 @@ def runs(
     found = {name: (folders[name], _fit(folders[name], tiny_model, tasks, updates[name])) for name in updates}
     folder = tmp_path_factory.mktemp("reward_model")
     found["reward_model"] = (folder, _fit_reward_model(folder, tiny_model, pairs))
+    folder = tmp_path_factory.mktemp("mask_diagnostics")
+    found["mask_diagnostics"] = (folder, _diagnose_masks(folder))
     folder = tmp_path_factory.mktemp("probe")
     probe = RewardReliability(
         2, bootstrap=10, probe=f"{quickstart / 'tasks' / 'validation.jsonl'}[:3]", every_n_iterations=2
