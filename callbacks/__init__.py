@@ -1,6 +1,7 @@
 """Callbacks: how a policy learns (filtration, updates) and what people see of it (metrics, pictures, reports)."""
 
 from ..modules.policy import PolicyCallback, PolicyUpdate
+from .classification_report import ClassificationReport
 from .completion_table import CompletionTable
 from .environment import EnvironmentUpdate
 from .export import ModelExport
@@ -30,6 +31,7 @@ __all__ = [
     "MaskDiagnostics",
     "PreferenceWriter",
     "RewardReliability",
+    "ClassificationReport",
     "CompletionTable",
     "RolloutTable",
     "ModelExport",

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ..modules.noise_mask import NoiseMaskPretraining
+from .pictures import log_picture, png
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,13 +91,11 @@ class MaskGallery(Callback):
             return path
         images, titles = self._examples
         drawn, expected = module.draw_masks(images.to(module.device))
-        picture = _png(mask_figure(images.cpu(), expected.cpu(), drawn.cpu(), titles))
+        picture = png(mask_figure(images.cpu(), expected.cpu(), drawn.cpu(), titles))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture)
         self._drawn_at = module.iteration
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                _log_picture(logger, picture, module.iteration)
+        log_picture(trainer, "masks", picture, module.iteration)
         return path
 
 
@@ -137,16 +133,3 @@ def mask_figure(images: Tensor, expected: Tensor, drawn: Tensor, titles: Sequenc
     for column, heading in enumerate(COLUMNS):
         axes[0, column].set_title(heading, fontsize=9)
     return figure
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
-
-
-def _log_picture(logger: TensorBoardLogger, picture: bytes, iteration: int) -> None:
-    from PIL import Image
-
-    pixels = np.asarray(Image.open(BytesIO(picture)).convert("RGB"))
-    logger.experiment.add_image("masks", pixels, iteration, dataformats="HWC")
