@@ -6,7 +6,16 @@ from torch.nn import functional as F
 
 from tamis.functional import official_noise_objective, upsample_blur, upsample_blur_matrix
 
-GEOMETRIES = [(64, 224, 13, 6.0), (8, 64, 9, 4.0), (8, 48, 7, 3.0), (5, 32, 5, 1.5), (7, 45, 11, 2.0), (16, 16, 3, 1.0)]
+GEOMETRIES = [
+    (64, 224, 13, 6.0),  # the published one
+    (224, 224, 13, 6.0),
+    (4, 224, 13, 6.0),
+    (65, 225, 13, 6.0),
+    (7, 101, 11, 2.0),
+    (8, 48, 7, 3.0),
+    (5, 32, 5, 1.5),
+    (16, 16, 3, 1.0),
+]
 
 
 @pytest.mark.parametrize(("grid", "size", "kernel_size", "sigma"), GEOMETRIES)
@@ -58,6 +67,37 @@ def test_official_objective_multiplies_the_classifiers_gradient() -> None:
     (plain,) = torch.autograd.grad(cross_entropy, logits, retain_graph=True)
     (official,) = torch.autograd.grad(official_noise_objective(torch.zeros(6, 64), cross_entropy), logits)
     torch.testing.assert_close(official, math.log(64) * plain)
+
+
+def test_dividing_the_factor_out_leaves_the_classifier_its_plain_gradient_and_the_policy_the_published_one() -> None:
+    logits = torch.randn(6, 3, requires_grad=True)
+    log_probs = torch.randn(6, 16, requires_grad=True)
+    cross_entropy = F.cross_entropy(logits, torch.tensor([0, 1, 2, 0, 1, 2]))
+    (plain,) = torch.autograd.grad(cross_entropy, logits, retain_graph=True)
+    published = official_noise_objective(log_probs, cross_entropy)
+    (policy,) = torch.autograd.grad(published, log_probs, retain_graph=True)
+    divided = official_noise_objective(log_probs, cross_entropy, divide_factor=True)
+    torch.testing.assert_close(torch.autograd.grad(divided, (logits, log_probs)), (plain, policy))
+    torch.testing.assert_close(divided, published)
+
+
+def test_official_objective_drifts_to_uniform_cells_when_all_masks_are_equally_good() -> None:
+    """Its expected gradient is not 0 at a constant cross-entropy: it lowers the integral of the squared density."""
+    generator = torch.Generator().manual_seed(0)
+    log_parameters = torch.tensor([math.log(2.0), math.log(1.3)], requires_grad=True)
+    optimizer = torch.optim.SGD([log_parameters], lr=1.0)
+    for _ in range(150):
+        alpha, beta = log_parameters.exp()
+        with torch.no_grad():  # a Beta draw is X / (X + Y) of two Gamma draws
+            shape = (32, 128)
+            x = torch._standard_gamma(alpha.expand(shape).contiguous(), generator=generator)
+            y = torch._standard_gamma(beta.expand(shape).contiguous(), generator=generator)
+            cells = (x / (x + y)).clamp(1e-6, 1 - 1e-6)
+        loss = official_noise_objective(torch.distributions.Beta(alpha, beta).log_prob(cells), torch.tensor(1.0))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    torch.testing.assert_close(log_parameters.exp(), torch.ones(2), atol=0.1, rtol=0)
 
 
 def test_official_objective_survives_densities_beyond_float32() -> None:

@@ -1,0 +1,1 @@
+"""Small networks on small images, which tests of the image modules share."""
