@@ -1,0 +1,60 @@
+"""31 images on two processes give what one process gives, though the sampler repeats one of them."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tamis.datamodules import Phantoms
+from tamis.modules import ImageClassifier
+
+REPORT = ("test/per_class.csv", "test/groups.csv")
+METRICS = (
+    "accuracy",
+    "top5_accuracy",
+    "balanced_accuracy",
+    "macro_precision",
+    "macro_recall",
+    "macro_f1",
+    "macro_auc",
+    "cross_entropy",
+)
+
+
+def _test(folder: Path, root: Path, processes: int) -> list[dict[str, str]]:
+    """The rows of the report's tables and what was logged."""
+    flags = [f"--data.root={root}", "--data.test_images=31", "--data.train_images=15", "--data.val_images=15"]
+    flags += ["--data.phantom_size=32", "--data.image_size=32", "--data.batch_size=4", f"--run_dir={folder}"]
+    flags += ["--model.backbone=test_resnet", f"--model.weights={root.parent}", "--trainer.accelerator=cpu"]
+    flags += [f"--trainer.devices={processes}", "--trainer.callbacks+=ClassificationReport"]
+    flags += ["--trainer.enable_progress_bar=false", *(["--trainer.strategy=ddp"] if processes > 1 else [])]
+    command = [sys.executable, "-m", "tamis", "test", "--model=ImageClassifier", "--data=Phantoms", *flags]
+    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows: list[dict[str, str]] = []
+    for name in REPORT:
+        with (folder / name).open() as file:
+            rows += csv.DictReader(file)
+    with (folder / "metrics.csv").open() as file:
+        (logged,) = [row for row in csv.DictReader(file) if row["test/accuracy"]]
+    return [*rows, {key: logged[f"test/{key}"] for key in METRICS}]
+
+
+def test_two_processes_report_what_one_does(tmp_path: Path) -> None:
+    data = Phantoms(str(tmp_path / "phantoms"), 15, 15, 31, phantom_size=32)
+    data.prepare_data()
+    ImageClassifier("test_resnet", num_classes=15).export(tmp_path)
+    one, two = (_test(tmp_path / f"run{processes}", tmp_path / "phantoms", processes) for processes in (1, 2))
+    assert sum(int(row["support"]) for row in one[:15]) == 31
+    for expected, found in zip(one, two, strict=True):
+        assert found.keys() == expected.keys()
+        for key, text in expected.items():
+            try:
+                # Other batches, other sums: the last digits may differ.
+                assert float(found[key]) == pytest.approx(float(text), abs=1e-5), key
+            except ValueError:
+                assert found[key] == text, key
