@@ -120,13 +120,18 @@ def test_sizes_of_the_batches(npz: Path, batch_size: int, shots: int | None, bat
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_csv_images_and_phantoms_take_shots_too(tmp_path: Path, cache: bool) -> None:
-    drawn = Phantoms(str(tmp_path / "set"), 60, 15, 15, phantom_size=32, image_size=32, cache=cache, shots=1)
+    root = str(tmp_path / "set")
+    drawn = Phantoms(root, 60, 15, 15, phantom_size=32, image_size=32, cache=cache, shots=1, shots_seed=4)
     drawn.prepare_data()
-    read = RadImageNet(str(tmp_path / "set"), batch_size=8, image_size=32, cache=cache, shots=1)
+    read = RadImageNet(root, batch_size=8, image_size=32, cache=cache, shots=1, shots_seed=4)
+    whole = RadImageNet(root, image_size=32)
+    whole.setup("fit")
+    rows = draw_shots(whole.split("train").labels, whole.class_names, 1, seed=4).tolist()
     for data in (drawn, read):
         data.setup("fit")
         assert data.split("train").labels.bincount().tolist() == [1] * 15
-    assert torch.equal(drawn.split("train").read(4), read.split("train").read(4))
+        for position, row in enumerate(rows):
+            assert torch.equal(data.split("train").read(position), whole.split("train").read(row))
     with pytest.raises(ValueError, match=r"abd-ascites \(1\)"):
         RadImageNet(str(tmp_path / "set"), image_size=32, shots=2).setup("fit")
 
