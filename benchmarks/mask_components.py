@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -27,9 +28,10 @@ class Component(NamedTuple):
 
 
 MASKS, CELLS, HEADS = "masks of the drawn cells", "drawing the cells", "heads, forward"
-OBJECTIVE, NORMS = "log-densities and objective, there and back", "norms of both gradients"
+OBJECTIVE, NORMS = "log-densities, objective, backward", "norms of both gradients"
 POLICY, CLASSIFIER = "policy's optimiser", "classifier's optimiser"
-PASSES = "classifier, a quarter of the batch, there and back"
+# Of a quarter of the batch, forward and backward.
+PASSES, TRUNK = "classifier, 1/4 batch", "policy's trunk, 1/4 batch"
 RELEASED_SUM = "exp, sum, log, as released"
 COMPONENTS = (
     Component(MASKS, "A m A^T", "interpolate, gaussian_blur", "at most 10"),
@@ -40,6 +42,7 @@ COMPONENTS = (
     Component(CLASSIFIER, "the default", "not fused"),
     Component(NORMS, "get_total_norm", "clip_grad_norm_(inf)"),
     Component(PASSES, "fp32", "fp32, channels_last"),
+    Component(TRUNK, "fp32", "fp32, channels_last"),
     Component(PASSES, "fp32", "bf16 autocast"),
 )
 Ways = dict[tuple[str, str], Callable[[], object]]
@@ -174,28 +177,24 @@ def _gradients(network: nn.Module) -> list[Tensor]:
 
 
 def of_passes(sizes: Sizes) -> Ways:
-    """Forward and backward of the bare classifier: the layout of its memory, and half precision."""
+    """Forward and backward of the bare networks: the layout of their memory, and half precision."""
     import torch
-    from torch.nn import functional as F
 
     from tamis.modules.backbones import build_backbone
 
-    network = build_backbone(sizes.backbone, sizes.classes)
-    other: nn.Module = build_backbone(sizes.backbone, sizes.classes).to(memory_format=torch.channels_last)
     images = torch.randn(max(2, sizes.batch // 4), 3, sizes.image, sizes.image)
-    labels = torch.randint(sizes.classes, (len(images),))
+    functions: Ways = {}
+    for name, backbone, classes in ((PASSES, sizes.backbone, sizes.classes), (TRUNK, sizes.policy_backbone, 0)):
+        for layout, way in ((torch.contiguous_format, "fp32"), (torch.channels_last, "fp32, channels_last")):
+            network: nn.Module = build_backbone(backbone, classes).to(memory_format=layout)
+            functions[name, way] = partial(_there_and_back, network, images.to(memory_format=layout))
+    classifier = build_backbone(sizes.backbone, sizes.classes)
+    return functions | {(PASSES, "bf16 autocast"): partial(_there_and_back, classifier, images, half=True)}
 
-    def there_and_back(network: nn.Module, images: Tensor) -> None:
-        F.cross_entropy(network(images), labels).backward()
 
-    def autocast() -> None:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = F.cross_entropy(network(images), labels)
-        loss.backward()
+def _there_and_back(network: nn.Module, images: Tensor, half: bool = False) -> None:
+    import torch
 
-    channels_last = images.to(memory_format=torch.channels_last)
-    return {
-        (PASSES, "fp32"): lambda: there_and_back(network, images),
-        (PASSES, "fp32, channels_last"): lambda: there_and_back(other, channels_last),
-        (PASSES, "bf16 autocast"): autocast,
-    }
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+        loss = network(images).float().square().mean()
+    loss.backward()

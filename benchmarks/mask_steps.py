@@ -60,7 +60,7 @@ class Kind(NamedTuple):
         masks: an image; more than 1 is REINFORCE with a leave-one-out baseline, 1 the published objective.
         small_policy: the policy looks at a smaller image.
         small_networks: tiny networks at the same sizes, so that what is not a network can be told from noise.
-        keep_memory: glibc's thresholds are raised, so that freed memory stays with the process.
+        keep_memory: glibc's thresholds are raised: freed memory stays with the process, and the kernel is left out.
     """
 
     networks: Literal["classifier", "both"] = "both"
@@ -71,7 +71,7 @@ class Kind(NamedTuple):
     keep_memory: bool = False
 
 
-# Processes of a group live side by side and take turns; of one group at a time, because each holds its memory.
+# Processes of a group live side by side and take turns; one group at a time, because every process holds its memory.
 GROUPS = (
     {
         "classifier, bare": Kind("classifier", "bare"),
@@ -81,6 +81,7 @@ GROUPS = (
     {
         "both networks, bare": Kind(loop="bare"),
         "noise mask": Kind(),
+        "both networks, bare, thresholds raised": Kind(loop="bare", keep_memory=True),
         "noise mask, thresholds raised": Kind(keep_memory=True),
     },
     {
@@ -88,8 +89,8 @@ GROUPS = (
         "two masks an image": Kind(masks=2),
     },
     {
-        "small networks, bare": Kind(loop="bare", small_networks=True),
-        "noise mask, small networks": Kind(small_networks=True),
+        "small networks, bare": Kind(loop="bare", small_networks=True, keep_memory=True),
+        "noise mask, small networks": Kind(small_networks=True, keep_memory=True),
     },
 )
 
@@ -134,7 +135,7 @@ def serve(kind: Kind, sizes: Sizes, connection: Connection) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if kind.small_networks:
-        sizes = sizes._replace(backbone="test_resnet", policy_backbone="test_resnet")
+        sizes = sizes._replace(backbone="test_mambaout", policy_backbone="test_mambaout")
     rows = sizes.batch // kind.masks
     images = torch.randn(rows, 3, sizes.image, sizes.image)
     orders = Orders(connection, (images, torch.randint(sizes.classes, (rows,))))

@@ -52,6 +52,7 @@ class Ratio(NamedTuple):
 
 RATIOS = (
     Ratio("noise mask", "both networks, bare", "at most 1.10"),
+    Ratio("noise mask, thresholds raised", "both networks, bare, thresholds raised", "at most 1.10"),
     Ratio("noise mask, policy at half size", "classifier, bare", "at most 1.25"),
     Ratio("two masks an image", "both networks, bare, half the images"),
     Ratio("plain training", "classifier, bare"),
