@@ -62,7 +62,7 @@ def test_quickstart(stage: str, tmp_path: Path) -> None:
     fit(config, tmp_path / "run", f"--data.root={tmp_path / 'phantoms'}", *small, *weights)
 
 
-@pytest.mark.parametrize("stage", ["baseline", "noise_mask", "finetune"])
+@pytest.mark.parametrize("stage", ["baseline", "noise_mask", "random_mask", "finetune"])
 def test_medmnist(stage: str, tmp_path: Path, npz: Path) -> None:
     config = f"medmnist/{stage}.yaml"
     fit(config, tmp_path / "run", f"--data.path={npz}", *weights_for(config, tmp_path, "test_resnet", 3))
