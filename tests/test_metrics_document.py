@@ -29,7 +29,7 @@ from tamis.callbacks import (
     RolloutMetrics,
 )
 from tamis.datamodules import Preferences
-from tamis.modules import CodePolicy, NoiseMaskPretraining, Reward, RewardModel
+from tamis.modules import CodePolicy, ImageClassifier, NoiseMaskPretraining, Reward, RewardModel
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -101,6 +101,24 @@ def _diagnose_masks(folder: Path) -> list[dict[str, str]]:
     return [{name: value for name, value in row.items() if names.match(name)} for row in rows]
 
 
+def _classify(folder: Path) -> list[dict[str, str]]:
+    """What the test of a classifier logs, which is what its validation logs under another name."""
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=CSVLogger(str(folder), name="", version=""),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = ImageClassifier("test_resnet", num_classes=3)
+    data = DataLoader(TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4) % 3), batch_size=4)
+    (validated,) = trainer.validate(module, data, verbose=False)
+    (tested,) = trainer.test(module, data, verbose=False)
+    assert [name.replace("val/", "test/") for name in validated] == list(tested)
+    return [{name: str(value) for name, value in tested.items()}]
+
+
 @pytest.fixture(scope="module")
 def runs(
     tiny_model: str,
@@ -123,6 +141,8 @@ def runs(
     found["reward_model"] = (folder, _fit_reward_model(folder, tiny_model, pairs))
     folder = tmp_path_factory.mktemp("mask_diagnostics")
     found["mask_diagnostics"] = (folder, _diagnose_masks(folder))
+    folder = tmp_path_factory.mktemp("classifier")
+    found["classifier"] = (folder, _classify(folder))
     folder = tmp_path_factory.mktemp("probe")
     probe = RewardReliability(
         2, bootstrap=10, probe=f"{quickstart / 'tasks' / 'validation.jsonl'}[:3]", every_n_iterations=2
