@@ -80,3 +80,21 @@ def test_policy_gradient_instead_of_the_published_objective_is_a_matter_of_flags
 ) -> None:
     options = ["--update=ReinforceUpdate", "--model.objective=reinforce", "--model.masks_per_image=2"]
     fit("radimagenet/noise_mask.yaml", tmp_path, f"--data.root={phantoms}", "--data.image_size=64", *options)
+
+
+@pytest.mark.parametrize("stage", ["baseline", "finetune"])
+def test_the_test_of_a_classifier_leaves_its_report(stage: str, tmp_path: Path, phantoms: Path, npz: Path) -> None:
+    sets = {"radimagenet": (phantoms, "root", "resnet18", 15), "medmnist": (npz, "path", "test_resnet", 3)}
+    for name, (path, option, backbone, classes) in sets.items():
+        ImageClassifier(backbone, num_classes=classes).export(tmp_path / name)
+        config = files("tamis.configs").joinpath(name, f"{stage}.yaml")
+        flags = [
+            f"--data.{option}={path}",
+            f"--model.weights={tmp_path / name}",
+            f"--run_dir={tmp_path / name / 'run'}",
+        ]
+        flags += ["--data.batch_size=8", "--data.image_size=32", "--data.num_workers=0", "--trainer.accelerator=cpu"]
+        run(["test", f"--config={config}", *flags, "--trainer.enable_progress_bar=false"])
+        report = {file.name for file in (tmp_path / name / "run" / "test").iterdir()}
+        assert report == {"per_class.csv", "groups.csv", "confusion.png"}
+    assert "modality,US," in (tmp_path / "radimagenet" / "run" / "test" / "groups.csv").read_text()
