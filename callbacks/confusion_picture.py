@@ -70,7 +70,8 @@ def confusion_figure(
     figure = Figure(figsize=(side + 3.2, side + 2.4), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, norm=PowerNorm(0.5, 0, 1), cmap=_colours(), interpolation="nearest")
-    axes.set(xlabel="predicted", ylabel="true (images)", title=title)
+    axes.set(xlabel="predicted", ylabel="true (images)")
+    axes.set_title(title, fontsize=10)  # as wide as four classes
     _name_the_classes(axes, [_shortened(name) for name in names], support, layout)
     if layout.numbers:
         _write_percentages(axes, shares)
