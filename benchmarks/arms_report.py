@@ -167,11 +167,12 @@ def notes(folder: Folder, seeds: int, tasks: int, start_up: float) -> list[str]:
         "rows / steps: rows learned from and optimiser steps an iteration. CPU s: user and system, of the whole "
         f"training process; {start_up:.1f} of them are its start-up. Reward (all rows) and KL (rows learned from, nats "
         "a response): of the last iteration.",
-        f"{_processor()}, {os.cpu_count()} cores, one thread a process; commit {commits}.",
+        f"{processor()}, {os.cpu_count()} cores, one thread a process; commit {commits}.",
     ]
 
 
-def _processor() -> str:
+def processor() -> str:
+    """Its name, or its kind where that is all there is."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
