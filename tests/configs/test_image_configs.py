@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from tamis.cli import run
 from tamis.datamodules import Phantoms
@@ -98,3 +99,11 @@ def test_the_test_of_a_classifier_leaves_its_report(stage: str, tmp_path: Path, 
         report = {file.name for file in (tmp_path / name / "run" / "test").iterdir()}
         assert report == {"per_class.csv", "groups.csv", "confusion.png"}
     assert "modality,US," in (tmp_path / "radimagenet" / "run" / "test" / "groups.csv").read_text()
+
+
+def test_the_noise_control_differs_from_the_baseline_in_its_noise_alone() -> None:
+    folder = files("tamis.configs") / "quickstart"
+    names = ("phantoms_baseline.yaml", "phantoms_monai_noise.yaml")
+    baseline, control = (yaml.safe_load((folder / name).read_text()) for name in names)
+    assert control["data"]["init_args"].pop("noise") == {"kind": "gaussian"}
+    assert control == baseline
