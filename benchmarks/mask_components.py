@@ -40,7 +40,7 @@ COMPONENTS = (
     Component(OBJECTIVE, "logsumexp", RELEASED_SUM),
     Component(POLICY, "the default", "not fused", "at most 10"),
     Component(CLASSIFIER, "the default", "not fused"),
-    Component(NORMS, "get_total_norm", "clip_grad_norm_(inf)"),
+    Component(NORMS, "get_total_norm", "clip_grad_norm_"),
     Component(PASSES, "fp32", "fp32, channels_last"),
     Component(TRUNK, "fp32", "fp32, channels_last"),
     Component(PASSES, "fp32", "bf16 autocast"),
@@ -163,7 +163,7 @@ def of_updates(module: NoiseMaskPretraining) -> Ways:
         **_stepping(POLICY, optimizers["policy"], unfused("policy")),
         **_stepping(CLASSIFIER, optimizers["classifier"], unfused("classifier")),
         (NORMS, "get_total_norm"): norms,
-        (NORMS, "clip_grad_norm_(inf)"): clipped,
+        (NORMS, "clip_grad_norm_"): clipped,
     }
 
 

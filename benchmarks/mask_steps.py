@@ -60,7 +60,7 @@ class Kind(NamedTuple):
         masks: an image; more than 1 is REINFORCE with a leave-one-out baseline, 1 the published objective.
         small_policy: the policy looks at a smaller image.
         small_networks: tiny networks at the same sizes, so that what is not a network can be told from noise.
-        keep_memory: glibc's thresholds are raised: freed memory stays with the process, and the kernel is left out.
+        default_memory: glibc gives freed memory back and asks for it again, as it does by itself.
     """
 
     networks: Literal["classifier", "both"] = "both"
@@ -68,7 +68,7 @@ class Kind(NamedTuple):
     masks: int = 1
     small_policy: bool = False
     small_networks: bool = False
-    keep_memory: bool = False
+    default_memory: bool = False
 
 
 # Processes of a group live side by side and take turns; one group at a time, because every process holds its memory.
@@ -81,16 +81,15 @@ GROUPS = (
     {
         "both networks, bare": Kind(loop="bare"),
         "noise mask": Kind(),
-        "both networks, bare, thresholds raised": Kind(loop="bare", keep_memory=True),
-        "noise mask, thresholds raised": Kind(keep_memory=True),
+        "noise mask, glibc's own thresholds": Kind(default_memory=True),
     },
     {
         "both networks, bare, half the images": Kind(loop="bare", masks=2),
         "two masks an image": Kind(masks=2),
     },
     {
-        "small networks, bare": Kind(loop="bare", small_networks=True, keep_memory=True),
-        "noise mask, small networks": Kind(small_networks=True, keep_memory=True),
+        "small networks, bare": Kind(loop="bare", small_networks=True),
+        "noise mask, small networks": Kind(small_networks=True),
     },
 )
 
