@@ -9,9 +9,9 @@ turns step by step, in random order, so that a change of the machine's pace meet
 does not count, and the least of the turns does. "Bare" is forward, backward and optimiser step and nothing else. The
 components are measured in the same way in one process. --quick takes tiny networks and images to see that it runs.
 
-By itself glibc gives large blocks back to the kernel and takes them again, which costs some percent of a step and differs
-from process to process. Here its thresholds are raised, so that it keeps them, in all processes but one, which shows the
-difference. About 9 GB of memory are in use at a time.
+By itself glibc gives large blocks back to the kernel and takes them again, which costs some percent of a step and
+differs from process to process. Here its thresholds are raised, so that it keeps them, in all processes but one, which
+shows the difference. About 9 GB of memory are in use at a time.
 
 Not measured: torch.compile, which takes a minute to compile, and the released code itself, because a whole step of it
 cannot be told from a bare one on a CPU.
