@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 CLASSIFIER_FILE = "classifier.pt"
 
 
-def build_backbone(name: str, num_classes: int) -> nn.Module:
+def build_backbone(name: str, num_classes: int, channels_last: bool = False) -> nn.Module:
     """A randomly initialised timm network.
 
     Args:
         name: timm's name, such as ``resnet18`` (the same layers as torchvision's) or ``resnet10t``.
         num_classes: outputs; 0 gives the pooled features, whose width is ``network.num_features``.
+        channels_last: keep the weights in that memory format; the images must come in it too, see `to_channels_last`.
 
     Raises:
         ValueError: for a name that timm does not have.
@@ -30,7 +31,12 @@ def build_backbone(name: str, num_classes: int) -> nn.Module:
         hint = f"did you mean {', '.join(near)}?" if near else "`timm.list_models()` lists the names."
         raise ValueError(f"timm has no network called {name!r}; {hint}")
     network: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes)
-    return network
+    return network.to(memory_format=torch.channels_last) if channels_last else network
+
+
+def to_channels_last(images: Tensor) -> Tensor:
+    """The same ``[B, C, H, W]`` images with each pixel's channels side by side in memory."""
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def save_classifier(folder: Path, network: nn.Module, backbone: str, num_classes: int) -> Path:
