@@ -145,6 +145,7 @@ def test_an_earlier_report_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(FileExistsError, match=r"a/test/per_class.csv exists; choose another"):
         trainer(tmp_path, ClassificationReport(folder=str(tmp_path / "a"))).test(module, images(), verbose=False)
     trainer(tmp_path, ClassificationReport(folder=str(tmp_path / "b"))).test(module, images(), verbose=False)
+    trainer(tmp_path, ClassificationReport(folder=str(tmp_path / "a"))).fit(module, images(), images())  # no test
 
 
 class NoClassifier(LightningModule):
@@ -185,6 +186,8 @@ def test_tables_by_hand() -> None:
     # CT: recall 1/2 of class 0 and, because class 3 is one of CT's and was predicted there, 0 of class 3.
     assert [row["macro_recall"] for row in rows] == ["0.500000", "0.250000", "1.000000", ""]
     assert [row["balanced_accuracy"] for row in rows] == ["0.750000", "0.500000", "1.000000", ""]
+    (group, *_) = [group for group in score_groups(LOGITS, LABELS, {"way": ["A/B"] * 4}) if group.way == "way"]
+    assert "test/way_A_B/accuracy" in logged_metrics([group], "test")  # a slash would make another level
     logged = logged_metrics(groups, "test")
     assert {name.split("/")[1] for name in logged} == {"modality_CT", "modality_MR"}
     assert "test/modality_CT/macro_auc" not in logged  # one class has none
@@ -203,7 +206,8 @@ def test_picture_shows_shares_of_each_true_class() -> None:
     }
     assert [label.get_text() for label in axes.get_yticklabels()] == ["a (4)", "b (0)", "c (200)"]
     assert (axes.get_xlabel(), axes.get_title()) == ("predicted", "test split")
-    assert len(axes.lines) == 2  # between x and y, both ways
+    lines = np.array([np.asarray(line.get_xydata())[0] for line in axes.lines])  # between x and y, both ways
+    np.testing.assert_allclose(lines, np.array([[0, 0.5], [0.5, 0]]))
 
 
 @pytest.mark.parametrize("classes", [4, 15, 40, 165, 300])

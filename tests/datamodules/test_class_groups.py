@@ -30,6 +30,11 @@ def test_modality_is_the_folder_and_anatomy_the_beginning_of_the_label() -> None
     }
 
 
+def test_folders_may_be_flat() -> None:
+    flat = {"a-x": ["radiology_ai/CT/1.png"], "b-y": ["radiology_ai/MR/2.png"]}
+    assert groups(flat) == {"modality": ["CT", "MR"], "anatomy": ["a", "b"]}
+
+
 def test_a_class_of_two_modalities_has_both() -> None:
     both = {**FILES, "abd-normal": [*FILES["abd-normal"], "radiology_ai/MR/abd/normal/x.png"]}
     assert groups(both)["modality"] == ["CT+MR", "MR", "US", "US"]
