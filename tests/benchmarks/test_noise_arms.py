@@ -86,14 +86,14 @@ def test_the_numbers_are_those_worked_out_by_hand(scripts: Any, tmp_path: Path) 
     with console.capture() as capture:
         scripts("noise_arms_report").report(folder, ["none", "cooperative"], 2, console)
     table = (tmp_path / "arms.md").read_text()
-    none, cooperative = (
+    plain, learned = (
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in table.splitlines()
         if line.startswith(("| none", "| cooperative"))
     )
-    assert none == ["none", "0.400 ± 0.000", *["0.600 ± 0.100"] * 4, "", *[""] * 5, "10 ± 0"]
+    assert plain == ["none", "0.400 ± 0.000", *["0.600 ± 0.100"] * 4, "", *[""] * 5, "10 ± 0"]
     expected = ["cooperative", "0.300 ± 0.000", *["0.650 ± 0.050"] * 4, "+0.050 ± 0.050"]
-    assert cooperative == [*expected, "4.0 4.0", "5.2 5.2", "-0.5 -0.5", "0.61 0.61", "0.250 0.250", "20 ± 0"]
+    assert learned == [*expected, "4.0 4.0", "5.2 5.2", "-0.5 -0.5", "0.61 0.61", "0.250 0.250", "20 ± 0"]
     assert "+0.050 ± 0.050" in capture.get()
     assert "commit abc" in table
     assert json.loads((tmp_path / "arms.json").read_text())["arms"]["none"][1]["test"]["test/accuracy"] == 0.7

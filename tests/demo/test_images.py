@@ -2,12 +2,8 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
-from lightning.pytorch import LightningDataModule
 
-from tamis.datamodules.images import ImageBatch
-from tamis.demo.images import ArmResult, ImageResults, mask_effect, run_images
-from tamis.modules import NoiseMaskPretraining
+from tamis.demo.images import ArmResult, ImageResults, run_images
 
 
 def results(baseline: list[float], learned: list[float]) -> ImageResults:
@@ -33,23 +29,6 @@ def test_one_seed_gets_the_binomial_error() -> None:
     # sqrt((.5 * .5 + .5 * .5) / 2000) = .0158
     text = results([0.5], [0.5]).summary()
     assert text.endswith("accuracy +0.000 ± 0.016 (1 seed and 2000 test images): no difference beyond noise.")
-
-
-class TwoBatches(LightningDataModule):
-    """What `mask_effect` needs of a datamodule."""
-
-    def val_dataloader(self) -> list[ImageBatch]:
-        return [ImageBatch(torch.randn(8, 3, 32, 32), torch.arange(8) % 3) for _ in range(2)]
-
-    def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
-        return batch
-
-
-def test_uniform_masks_are_no_better_than_uniform_masks() -> None:
-    module = NoiseMaskPretraining("test_resnet", num_classes=3, grid=4, kernel_size=3, objective="random")
-    effect = mask_effect(module, TwoBatches())  # type: ignore[arg-type]
-    assert abs(effect.difference) < 5 * effect.standard_error
-    assert module.training
 
 
 def test_no_seed_is_refused(tmp_path: Path) -> None:

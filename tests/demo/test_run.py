@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tamis.demo.code import CodeResults, PassRates, _draw
-from tamis.demo.images import ArmResult, ImageResults, MaskEffect
+from tamis.demo.images import ArmResult, ImageResults
 from tamis.demo.run import _fresh, _into_log, code_table, image_table
+from tamis.functional import Difference
 
 
 def _code(greedy: list[float], before: float = 0.4) -> CodeResults:
@@ -55,10 +56,10 @@ def test_the_tables_show_before_and_after() -> None:
     assert "0.400 ± 0.024" in text
     assert "0.500 ± 0.025" in text
     arm = ArmResult("baseline", {"accuracy": [0.6, 0.7], "balanced_accuracy": [0.5], "macro_f1": [0.4]}, [10.0, 20.0])
-    images = ImageResults([arm], [0, 1], [MaskEffect(-0.02, 0.005)], 500, Path("noise_mask.png"))
+    images = ImageResults([arm], [0, 1], [Difference(0.02, 0.005, 4.0)], 500, Path("noise_mask.png"))
     text = _text(image_table(images))
     assert "0.650 ± 0.050" in text
-    assert "-0.020 ± 0.005" in text
+    assert "+0.020 ± 0.005" in text
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:

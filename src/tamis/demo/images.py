@@ -6,17 +6,16 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn import functional as F
 
+from ..callbacks import MaskDiagnostics
 from ..cli import TamisCLI, run
-from ..datamodules.images import ImageDataModule
-from ..modules import NoiseMaskPretraining
+from ..functional import Difference
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,20 +28,6 @@ ARMS = {
     "learned mask": "phantoms_noise_mask.yaml",
 }
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro F1"}
-DRAWS = 4  # masks an image when learned masks are compared with uniform ones
-
-
-@dataclass(frozen=True)
-class MaskEffect:
-    """Cross-entropy under learned masks minus that under uniform masks, on the same validation images, paired.
-
-    Args:
-        difference: mean over images, in nats; negative where the policy found masks that help.
-        standard_error: over images.
-    """
-
-    difference: float
-    standard_error: float
 
 
 @dataclass
@@ -76,14 +61,15 @@ class ImageResults:
     Args:
         arms: baseline, random mask, learned mask.
         seeds: of the repetitions.
-        mask_effects: of the learned arm, one a seed.
+        learned: reward of learned masks less that of random ones on the validation images, one a seed; the reward is
+            minus the cross-entropy.
         test_images: what every score is taken on.
         picture: the figure.
     """
 
     arms: list[ArmResult]
     seeds: list[int]
-    mask_effects: list[MaskEffect]
+    learned: list[Difference]
     test_images: int
     picture: Path
 
@@ -116,39 +102,25 @@ def run_images(folder: Path, seeds: Sequence[int]) -> ImageResults:
     if not seeds:
         raise ValueError("run_images needs at least one seed")
     arms = [ArmResult(name) for name in ARMS]
-    effects = []
+    learned = []
     for seed in seeds:
         for arm in arms:
             pretrained, tuned = _run_arm(folder, arm, seed)
-        effects.append(mask_effect(pretrained.model, pretrained.datamodule))  # of the last arm, the learned mask
+        learned.append(_against_random(pretrained))  # of the last arm, the learned mask
     test_images = len(tuned.datamodule.split("test"))
-    results = ImageResults(arms, list(seeds), effects, test_images, folder / "noise_mask.png")
+    results = ImageResults(arms, list(seeds), learned, test_images, folder / "noise_mask.png")
     (folder / "metrics.json").write_text(json.dumps(_as_json(results), indent=2) + "\n")
     results_figure(results, pretrained).savefig(results.picture, dpi=120)
     return results
 
 
-@torch.no_grad()
-def mask_effect(module: NoiseMaskPretraining, data: ImageDataModule) -> MaskEffect:
-    """Did the policy learn anything? Its masks against uniform ones, on the validation images."""
-    training = module.training
-    module.eval()
-    differences = []
-    for raw in data.val_dataloader():
-        images, labels = data.on_after_batch_transfer(raw, 0)
-        images, labels = images.to(module.device), labels.to(module.device)
-        total = torch.zeros(len(labels), device=module.device)
-        for _ in range(DRAWS):
-            uniform = module.render_masks(
-                torch.rand(len(images), module.grid**2, device=module.device), images.shape[-1]
-            )
-            learned, _ = module.draw_masks(images)
-            total += F.cross_entropy(module(images * learned), labels, reduction="none")
-            total -= F.cross_entropy(module(images * uniform), labels, reduction="none")
-        differences.append(total / DRAWS)
-    module.train(training)
-    values = torch.cat(differences)
-    return MaskEffect(float(values.mean()), float(values.std()) / math.sqrt(len(values)))
+def _against_random(run: TamisCLI) -> Difference:
+    """What the run's `MaskDiagnostics` measured at its end."""
+    callbacks = run.trainer.callbacks  # type: ignore[attr-defined]
+    (diagnostics,) = (callback for callback in callbacks if isinstance(callback, MaskDiagnostics))
+    if diagnostics.last is None:
+        raise RuntimeError("the learned arm's config measures nothing: its fit needs a validation")
+    return diagnostics.last.differences["random"]
 
 
 def results_figure(results: ImageResults, gallery: TamisCLI) -> Figure:
@@ -250,6 +222,6 @@ def _as_json(results: ImageResults) -> dict[str, object]:
             | {"seconds": arm.seconds}
             for arm in results.arms
         },
-        "mask_effects": [asdict(effect) for effect in results.mask_effects],
+        "learned_minus_random": [difference._asdict() for difference in results.learned],
         "summary": results.summary(),
     }
