@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import difflib
-import pickle
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-CLASSIFIER_FILE = "classifier.pt"
+from .classifier_weights import (
+    CLASSIFIER_FILE,
+    ClassifierWeights,
+    check_fit,
+    head_names,
+    in_head,
+    read_weights,
+    taken_sentence,
+)
 
 
 def build_backbone(name: str, num_classes: int, channels_last: bool = False) -> nn.Module:
@@ -49,55 +55,54 @@ def save_classifier(folder: Path, network: nn.Module, backbone: str, num_classes
 
 
 def load_classifier(path: Path, network: nn.Module, backbone: str, num_classes: int, reset_head: bool = False) -> str:
-    """Copy an exported classifier's parameters into ``network``.
+    """Copy a trained classifier's parameters into ``network``: all that are checked to fit, or none.
 
     Args:
-        path: a ``classifier.pt``, or the folder that holds one.
+        path: a ``classifier.pt`` or the folder that holds one, a checkpoint of an image module, or a plain state dict.
         network: takes the parameters in place.
         backbone: what ``network`` is; the file must agree.
         num_classes: outputs of ``network``; the file must agree unless ``reset_head``.
         reset_head: leave the last layer as it is, to move on to other classes.
 
     Returns:
-        One sentence that says what was taken.
+        One sentence that says what was taken, what was left as it was, and what the file had beyond.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no exported classifier, or is one of another network or class count.
+        ValueError: if the file holds no weights, or those of another network or class count.
     """
-    exported = _read_export(path)
-    if exported["backbone"] != backbone:
+    weights = read_weights(path)
+    if weights.backbone not in (None, backbone):
         raise ValueError(
-            f"{path} holds a {exported['backbone']}, but this model is a {backbone}; "
-            f"set backbone to {exported['backbone']}, or give other weights"
+            f"{path} holds a {weights.backbone}, but this model is a {backbone}; "
+            f"set backbone to {weights.backbone}, or give other weights"
         )
-    if exported["num_classes"] != num_classes and not reset_head:
+    state = weights.state
+    if reset_head:
+        state = {name: tensor for name, tensor in state.items() if not in_head(name, network)}
+    else:
+        _check_classes(path, weights, network, num_classes)
+    check_fit(path, state, network, backbone)
+    own = network.state_dict()
+    taken = {name: tensor for name, tensor in state.items() if name in own}
+    network.load_state_dict(taken, strict=False)
+    return taken_sentence(path, taken, weights.state, network)
+
+
+def _check_classes(path: Path, weights: ClassifierWeights, network: nn.Module, num_classes: int) -> None:
+    head = {name: tensor for name, tensor in network.state_dict().items() if in_head(name, network)}
+    if any(name not in weights.state for name in head):
         raise ValueError(
-            f"{path} was trained on {exported['num_classes']} classes, but the data has {num_classes}; "
+            f"{path} has no last layer {' or '.join(head_names(network))}; set reset_head to start it afresh, "
+            "or give weights of a whole classifier"
+        )
+    found = weights.num_classes
+    if found is None:  # a plain state dict: the last layer has a row a class
+        found = next(
+            (len(weights.state[name]) for name in head if len(weights.state[name]) != num_classes), num_classes
+        )
+    if found != num_classes:
+        raise ValueError(
+            f"{path} was trained on {found} classes, but the data has {num_classes}; "
             "use the same data, or set reset_head to start the last layer afresh"
         )
-    state = exported["state_dict"]
-    if reset_head:
-        head: str = network.default_cfg["classifier"]  # type: ignore[index,assignment] # timm's name for it
-        state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{head}.")}
-    missing = network.load_state_dict(state, strict=False).missing_keys
-    left = f"; left as they were: {', '.join(missing)}" if missing else ""
-    return f"{len(state)} of {len(network.state_dict())} tensors taken from {path}{left}"
-
-
-def _read_export(path: Path) -> dict[str, Any]:
-    file = path / CLASSIFIER_FILE if path.is_dir() else path
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"no weights at {file}; run the stage that exports them first (it writes <run_dir>/model/{CLASSIFIER_FILE})"
-        )
-    try:
-        exported = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{file} cannot be read as an exported classifier: {error}") from error
-    if not isinstance(exported, dict) or not {"backbone", "num_classes", "state_dict"} <= set(exported):
-        raise ValueError(
-            f"{file} is not an exported classifier, which has the keys backbone, num_classes and state_dict; "
-            "of a checkpoint, give the model/classifier.pt beside it"
-        )
-    return exported

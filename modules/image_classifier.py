@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
-from .backbones import build_backbone, load_classifier, save_classifier
+from .backbones import build_backbone, load_classifier, save_classifier, to_channels_last
 from .classification import agree_on_classes, classification_metrics, log_evaluation
+from .classifier_weights import head_names, in_head
 
 
 class ImageClassifier(LightningModule):
@@ -22,8 +25,12 @@ class ImageClassifier(LightningModule):
     Args:
         backbone: timm name of the network, randomly initialised.
         num_classes: ``None`` takes the datamodule's.
-        weights: an exported ``classifier.pt`` (or its folder) to start from, such as noise-mask pretraining's.
+        weights: what to start from: an exported ``classifier.pt`` or its folder, such as noise-mask pretraining's, a
+            checkpoint of an image module, or a plain state dict. The log says which of the tensors were taken.
         reset_head: start the last layer afresh, for weights of other classes.
+        trainable: ``head`` trains the last layer alone (a linear probe): everything before it is frozen, the statistics
+            of its batch normalisation too.
+        channels_last: keep the network and its images in that memory format; the same numbers but for rounding.
         optimizer: makes the optimiser.
         scheduler: makes its learning-rate schedule, stepped once an epoch.
     """
@@ -34,6 +41,8 @@ class ImageClassifier(LightningModule):
         num_classes: int | None = None,
         weights: str | None = None,
         reset_head: bool = False,
+        trainable: Literal["all", "head"] = "all",
+        channels_last: bool = False,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-4),
         scheduler: LRSchedulerCallable = lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=30, gamma=0.1),
     ) -> None:
@@ -42,7 +51,9 @@ class ImageClassifier(LightningModule):
         self.save_hyperparameters(ignore=["weights", "reset_head", "optimizer", "scheduler"])
         self.backbone, self.num_classes = backbone, num_classes
         self.weights, self.reset_head = weights, reset_head
+        self.trainable, self.channels_last = trainable, channels_last
         self.optimizer, self.scheduler = optimizer, scheduler
+        self._trained_before = weights is not None
         self.network: nn.Module | None = None
         if num_classes is not None:
             self._build(num_classes)
@@ -57,6 +68,12 @@ class ImageClassifier(LightningModule):
                 load_classifier(Path(self.weights), self.classifier, self.backbone, classes, self.reset_head)
             )
             self.weights = None  # a test after the fit must see the trained network
+        resumed = self.trainer.ckpt_path is not None
+        if stage == "fit" and self.trainable == "head" and not (self._trained_before or resumed):
+            rank_zero_warn(
+                "trainable is head and weights is null: the last layer learns on a random network that stays as it is; "
+                "give the weights to probe, unless this is a control"
+            )
 
     @property
     def classifier(self) -> nn.Module:
@@ -71,12 +88,35 @@ class ImageClassifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """``[B, 3, S, S]`` normalised images -> ``[B, classes]`` logits."""
-        logits: Tensor = self.classifier(images)
+        logits: Tensor = self.classifier(to_channels_last(images) if self.channels_last else images)
         return logits
+
+    def train(self, mode: bool = True) -> Self:
+        """Training or evaluation mode, which a frozen network is always in but for its last layer."""
+        super().train(mode)
+        if self.network is not None and self.trainable == "head":
+            self.network.eval()
+            for head in head_names(self.network):
+                self.network.get_submodule(head).train(mode)
+        return self
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint's network is no random one."""
+        self._trained_before = True
+
+    def on_train_start(self) -> None:
+        """Refuse batches of one image before any time is spent, where the loader tells its sizes."""
+        loader = self.trainer.train_dataloader
+        if not isinstance(loader, DataLoader) or loader.batch_size is None:
+            return
+        images = len(loader.sampler) if isinstance(loader.sampler, Sized) else 0
+        last = images % loader.batch_size
+        self._check_batch(loader.batch_size if loader.drop_last or last == 0 else last)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch of images and labels."""
         images, labels = batch
+        self._check_batch(len(images))
         loss = F.cross_entropy(self(images), labels)
         self.log("train/cross_entropy", loss, prog_bar=True)
         return loss
@@ -95,8 +135,8 @@ class ImageClassifier(LightningModule):
         return logits.softmax(dim=-1)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of shapes
-        """One optimiser and its schedule."""
-        optimizer = self.optimizer(self.classifier.parameters())
+        """One optimiser, of the parameters that train, and its schedule."""
+        optimizer = self.optimizer([p for p in self.classifier.parameters() if p.requires_grad])
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
     def export(self, folder: Path) -> None:
@@ -104,9 +144,22 @@ class ImageClassifier(LightningModule):
         save_classifier(folder, self.classifier, self.backbone, int(self.hparams["num_classes"]))
 
     def _build(self, num_classes: int) -> None:
-        self.network = build_backbone(self.backbone, num_classes)
+        self.network = build_backbone(self.backbone, num_classes, self.channels_last)
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(self.trainable == "all" or in_head(name, self.network))
+        self.train(self.training)
         self.metrics = classification_metrics(num_classes)
         self.hparams["num_classes"] = num_classes  # so that a checkpoint can be loaded without the data
+
+    def _check_batch(self, images: int) -> None:
+        """Refuse a single image where batch normalisation would take the image's own statistics for the data's."""
+        kinds = (nn.modules.batchnorm._BatchNorm,)
+        alone = images < 2 and self.trainer.world_size == 1
+        if alone and any(isinstance(layer, kinds) and layer.training for layer in self.classifier.modules()):
+            raise ValueError(
+                f"the batch normalisation of {self.backbone} needs at least 2 images a training step, got {images}; "
+                "raise batch_size, or drop the last incomplete batch (the DataLoader's drop_last)"
+            )
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
         images, labels = batch

@@ -114,6 +114,81 @@ def test_unusable_weight_files_are_named(tmp_path: Path) -> None:
     torch.save({"something": 1}, tmp_path / "other.pt")
     with pytest.raises(FileNotFoundError, match=r"no weights at .*missing\.pt"):
         trainer().fit(ImageClassifier("test_resnet", weights=str(tmp_path / "missing.pt")), BrightAndDark())
-    for name, message in (("text.pt", "cannot be read"), ("other.pt", "not an exported classifier")):
+    for name, message in (("text.pt", "cannot be read"), ("other.pt", "holds no weights: it has the keys something")):
         with pytest.raises(ValueError, match=message):
             trainer().fit(ImageClassifier("test_resnet", weights=str(tmp_path / name)), BrightAndDark())
+
+
+def linear_probe(tmp_path: Path) -> ImageClassifier:
+    ImageClassifier("resnet10t", num_classes=2).export(tmp_path)
+    return ImageClassifier("resnet10t", weights=str(tmp_path), trainable="head", optimizer=adam)
+
+
+def test_a_linear_probe_learns_and_nothing_before_the_last_layer_moves(tmp_path: Path) -> None:
+    module, run = linear_probe(tmp_path), trainer(epochs=8)
+    data = BrightAndDark()
+    run.fit(module, data)
+    before = torch.load(tmp_path / "classifier.pt", weights_only=True)["state_dict"]
+    moved = {name for name, tensor in module.classifier.state_dict().items() if not torch.equal(tensor, before[name])}
+    assert moved == {"fc.weight", "fc.bias"}  # no running statistic and no counter either
+    assert [p.shape for group in run.optimizers[0].param_groups for p in group["params"]] == [(2, 512), (2,)]
+    assert run.callback_metrics["val/accuracy"] == 1
+
+
+def test_a_linear_probe_stays_frozen_in_training_mode(tmp_path: Path) -> None:
+    module = ImageClassifier("resnet10t", num_classes=2, trainable="head").eval().train()
+    modes = {name: layer.training for name, layer in module.classifier.named_modules()}
+    assert {name for name, training in modes.items() if training} == {"fc"}
+    assert not module.eval().classifier.get_submodule("fc").training
+
+
+def test_a_probe_of_a_random_network_is_warned_of(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="a random network that stays as it is"):
+        trainer().fit(ImageClassifier("test_resnet", trainable="head"), BrightAndDark())
+
+
+def test_a_probe_of_weights_is_not_warned_of(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    trainer().fit(linear_probe(tmp_path), BrightAndDark())
+    assert not [w for w in recwarn if "random network" in str(w.message)]
+
+
+def one_image_a_step(images: int, batch_size: int) -> DataLoader[tuple[torch.Tensor, ...]]:
+    return DataLoader(TensorDataset(torch.randn(images, 3, 32, 32), torch.zeros(images).long()), batch_size=batch_size)
+
+
+@pytest.mark.parametrize(("images", "batch_size"), [(3, 1), (5, 2)])
+def test_a_batch_of_one_is_refused_before_it_moves_anything(images: int, batch_size: int) -> None:
+    module = ImageClassifier("test_resnet", num_classes=2)
+    before = {name: tensor.clone() for name, tensor in module.classifier.state_dict().items()}
+    with pytest.raises(ValueError, match=r"needs at least 2 images a training step.*batch_size.*drop_last"):
+        trainer().fit(module, one_image_a_step(images, batch_size))
+    torch.testing.assert_close(module.classifier.state_dict(), before, rtol=0, atol=0)
+
+
+def test_a_frozen_network_takes_a_batch_of_one() -> None:
+    trainer().fit(ImageClassifier("test_resnet", num_classes=2, trainable="head"), one_image_a_step(3, 1))
+
+
+def test_channels_last_is_a_layout_and_no_other_network() -> None:
+    images = torch.randn(4, 3, 48, 48)
+    plain = ImageClassifier("resnet10t", num_classes=3).eval()
+    torch.manual_seed(0)
+    torch.randn(4, 3, 48, 48)
+    other = ImageClassifier("resnet10t", num_classes=3, channels_last=True).eval()
+    seen: list[torch.Tensor] = []
+    other.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    torch.testing.assert_close(other(images), plain(images), rtol=0, atol=1e-5)
+    weight = other.classifier.get_parameter("layer1.0.conv1.weight")
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    assert not weight.is_contiguous()
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+    assert not seen[0].is_contiguous()
+
+
+def test_channels_last_trains_and_keeps_its_layout_when_weights_are_loaded(tmp_path: Path) -> None:
+    ImageClassifier("test_resnet", num_classes=2).export(tmp_path)
+    module = ImageClassifier("test_resnet", weights=str(tmp_path), channels_last=True, optimizer=adam)
+    trainer().fit(module, BrightAndDark())
+    kernels = [p for p in module.classifier.parameters() if p.dim() == 4 and p.shape[1] > 1 and p.shape[2] > 1]
+    assert kernels
+    assert all(p.is_contiguous(memory_format=torch.channels_last) for p in kernels)
