@@ -16,6 +16,7 @@ from .preference_writer import PreferenceWriter
 from .reinforce import ReinforceUpdate
 from .reliability import RewardReliability
 from .rollout_table import RolloutTable
+from .weight_averaging import LastEpochsAverage
 
 __all__ = [
     "PolicyCallback",
@@ -35,4 +36,5 @@ __all__ = [
     "CompletionTable",
     "RolloutTable",
     "ModelExport",
+    "LastEpochsAverage",
 ]
