@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ..functional import official_noise_objective
 from ..rollout import Rollout
-from .backbones import build_backbone, save_classifier
+from .backbones import build_backbone, save_classifier, to_channels_last
 from .classification import agree_on_classes, classification_metrics, log_evaluation
 from .mask_rendering import MaskNormalisation, MaskRenderer, reverse_gradient
 from .masked_evaluation import KINDS, MaskedEvaluation
@@ -61,6 +61,7 @@ class NoiseMaskPretraining(PolicyModule):
         decay: share of the running averages in the distribution's parameters; 0 does without them.
         average: memory of the running averages.
         policy_image_size: the policy looks at images resized to this many pixels; ``None`` at the full ones.
+        channels_last: keep both networks and their images in that memory format; the same numbers but for rounding.
         masked_evaluation: validation and test also score the classifier behind mean and drawn masks; two more passes.
         eval_seed: of the masks drawn in evaluation.
         policy_optimizer: makes the policy's optimiser.
@@ -90,11 +91,16 @@ class NoiseMaskPretraining(PolicyModule):
         decay: float = 0.9,
         average: float = 0.99,
         policy_image_size: int | None = None,
+        channels_last: bool = False,
         masked_evaluation: bool = True,
         eval_seed: int = 0,
-        policy_optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.01, momentum=0.9, weight_decay=1e-4),
+        policy_optimizer: OptimizerCallable = lambda p: torch.optim.SGD(
+            p, lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True
+        ),
         policy_scheduler: LRSchedulerCallable = lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, T_max=90),
-        classifier_optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-4),
+        classifier_optimizer: OptimizerCallable = lambda p: torch.optim.SGD(
+            p, lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True
+        ),
         classifier_scheduler: LRSchedulerCallable = lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=30),
         max_iterations: int | None = None,
     ) -> None:
@@ -103,7 +109,7 @@ class NoiseMaskPretraining(PolicyModule):
         self.save_hyperparameters(
             ignore=["policy_optimizer", "policy_scheduler", "classifier_optimizer", "classifier_scheduler"]
         )
-        self.backbone, self.num_classes, self.grid = backbone, num_classes, grid
+        self.backbone, self.num_classes, self.grid, self.channels_last = backbone, num_classes, grid, channels_last
         # Without masks the K rows of an image would be K times the same.
         self.masks_per_image = 1 if objective == "none" else masks_per_image
         self.objective: Objective = objective
@@ -118,7 +124,7 @@ class NoiseMaskPretraining(PolicyModule):
         self.policy = (
             None
             if objective in ("random", "none")
-            else NoisePolicy(policy_backbone, grid, decay, average, policy_image_size)
+            else NoisePolicy(policy_backbone, grid, decay, average, policy_image_size, channels_last)
         )
         self.network: nn.Module | None = None
         if num_classes is not None:
@@ -253,8 +259,8 @@ class NoiseMaskPretraining(PolicyModule):
         return self.render_masks(cells, images.shape[-1]), self.render_masks(expected, images.shape[-1])
 
     def forward(self, images: Tensor) -> Tensor:
-        """``[B, 3, S, S]`` clean normalised images -> ``[B, classes]`` logits."""
-        logits: Tensor = self.classifier(images)
+        """``[B, 3, S, S]`` normalised images -> ``[B, classes]`` logits."""
+        logits: Tensor = self.classifier(to_channels_last(images) if self.channels_last else images)
         return logits
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
@@ -279,7 +285,7 @@ class NoiseMaskPretraining(PolicyModule):
         save_classifier(folder, self.classifier, self.backbone, int(self.hparams["num_classes"]))
 
     def _build(self, num_classes: int) -> None:
-        self.network = build_backbone(self.backbone, num_classes)
+        self.network = build_backbone(self.backbone, num_classes, self.channels_last)
         self.metrics = classification_metrics(num_classes)
         self.masked_metrics = MaskedEvaluation(num_classes) if self.masked_evaluation else None
         self.hparams["num_classes"] = num_classes  # so that a checkpoint can be loaded without the data
@@ -302,7 +308,7 @@ class NoiseMaskPretraining(PolicyModule):
         return None if self.objective == "none" else self.render_masks(cells, images.shape[-1])
 
     def _cross_entropy(self, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self.classifier(images), labels, reduction="none").float()
+        return F.cross_entropy(self(images), labels, reduction="none").float()
 
     def _loss(self, rollout: Rollout, cross_entropy: Tensor) -> Tensor:
         """``[B]`` what this objective hands over to be minimised."""

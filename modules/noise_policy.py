@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Beta, kl_divergence
 from torch.nn import functional as F
 
-from .backbones import build_backbone
+from .backbones import build_backbone, to_channels_last
 
 #: Cells closer to 0 or 1 than this have densities that fp32 cannot tell from infinity.
 CELL_MARGIN = 1e-6
@@ -70,6 +70,7 @@ class NoisePolicy(nn.Module):
             `average_distribution`.
         average: memory of the running average.
         image_size: the trunk sees images resized to this many pixels a side (a cheaper policy); ``None`` as they are.
+        channels_last: keep the trunk and its images in that memory format.
     """
 
     base_alpha: Tensor
@@ -82,12 +83,14 @@ class NoisePolicy(nn.Module):
         decay: float = 0.9,
         average: float = 0.99,
         image_size: int | None = None,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         if not (0 <= decay < 1 and 0 <= average <= 1):
             raise ValueError(f"decay must lie in [0, 1) and average in [0, 1], got decay={decay}, average={average}")
         self.decay, self.average, self.image_size = decay, average, image_size
-        self.trunk = build_backbone(backbone, num_classes=0)
+        self.channels_last = channels_last
+        self.trunk = build_backbone(backbone, num_classes=0, channels_last=channels_last)
         # Of the pooled features; num_features leaves out the extra layer that MobileNets have after pooling.
         width = int(self.trunk.head_hidden_size)  # type: ignore[arg-type] # timm's own attribute
         self.alpha_head = _head(width, grid * grid)
@@ -112,7 +115,7 @@ class NoisePolicy(nn.Module):
             )
         if self.image_size is not None:
             images = F.interpolate(images, size=self.image_size, mode="bilinear", antialias=True)
-        features = self.trunk(images)
+        features = self.trunk(to_channels_last(images) if self.channels_last else images)
         alpha, beta = self.alpha_head(features).float(), self.beta_head(features).float()
         distribution = MaskDistribution(self._mix(self.base_alpha, alpha), self._mix(self.base_beta, beta))
         if update_average:

@@ -314,3 +314,20 @@ def test_official_logs_the_rate_that_its_classifier_really_has() -> None:
     )
     assert published["update/classifier_lr_factor"] > 2.5  # about log 16 = 2.8
     assert divided["update/lr_classifier_effective"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("objective", ["official", "reinforce", "pathwise"])
+def test_channels_last_changes_the_memory_and_not_the_numbers(objective: str) -> None:
+    trained = []
+    for channels_last in (False, True):
+        seed_everything(5, verbose=False)
+        module = noise_mask(objective=objective, channels_last=channels_last, classifier_optimizer=SGD)
+        seen: list[bool] = []
+        for network in (module.classifier, policy_of(module).trunk):
+            network.register_forward_pre_hook(
+                lambda _, inputs, seen=seen: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+            )
+        fit(module, ReinforceUpdate() if objective == "reinforce" else EnvironmentUpdate(), steps=1, images=4)
+        assert seen == [channels_last] * 2
+        trained.append(parameters(module.classifier))
+    torch.testing.assert_close(trained[0], trained[1], atol=1e-4, rtol=1e-4)
