@@ -11,7 +11,7 @@ components are measured in the same way in one process. --quick takes tiny netwo
 
 By itself glibc gives large blocks back to the kernel and takes them again, which costs some percent of a step and
 differs from process to process. Here its thresholds are raised, so that it keeps them, in all processes but one, which
-shows the difference. About 9 GB of memory are in use at a time.
+shows the difference. About 8 GB of memory are in use at a time.
 
 Not measured: torch.compile, which takes a minute to compile, and the released code itself, because a whole step of it
 cannot be told from a bare one on a CPU.
