@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..functional import Difference, moments, paired_difference, spread
 from ..modules.noise_mask import NoiseMaskPretraining
-from ..modules.noise_policy import MaskDistribution, NoisePolicy
+from ..modules.noise_policy import MaskDistribution, NoisePolicy, separate_draws
 from .gradient_agreement import comparison_of, gradient_agreement
-from .mask_rewards import ORIGINS, HeldOutImages, distributions, mask_rewards, separate_draws
+from .mask_rewards import ORIGINS, HeldOutImages, distributions, mask_rewards
 
 
 class Measurement(NamedTuple):

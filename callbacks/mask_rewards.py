@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..modules.noise_mask import NoiseMaskPretraining
-from ..modules.noise_policy import MaskDistribution, NoisePolicy
+from ..modules.noise_policy import MaskDistribution, NoisePolicy, separate_draws
 
 #: Whose masks are looked through: the policy's, its twin's, nobody's, and the policy's for another image.
 ORIGINS = ("learned", "twin", "random", "shuffled")
-
-
-@contextmanager
-def separate_draws(device: torch.device, seed: int | None = None) -> Iterator[None]:
-    """Inside, random numbers are drawn (from ``seed``, if one is given) that training's own stream never notices."""
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield
 
 
 class HeldOutImages:

@@ -59,7 +59,7 @@ def classification_metrics(num_classes: int) -> nn.ModuleDict:
     return nn.ModuleDict({f"{stage}_metrics": metrics.clone(prefix=f"{stage}/") for stage in STAGES})
 
 
-def log_evaluation(module: LightningModule, metrics: nn.ModuleDict, logits: Tensor, labels: Tensor, stage: str) -> None:
+def log_evaluation(module: LightningModule, metrics: nn.ModuleDict, logits: Tensor, labels: Tensor, stage: str) -> int:
     """Add a batch to the stage's metrics and log them over the epoch and all ranks, each image counted once.
 
     Args:
@@ -68,6 +68,9 @@ def log_evaluation(module: LightningModule, metrics: nn.ModuleDict, logits: Tens
         logits: ``[B, classes]``.
         labels: ``[B]``.
         stage: ``val`` or ``test``.
+
+    Returns:
+        How many of the batch's images were counted, from the first: the others repeat some, see `rows_without_padding`.
     """
     collection: MetricCollection = metrics[f"{stage}_metrics"]  # type: ignore[assignment]
     kept = rows_without_padding(module.trainer, stage, _kept_images(metrics, stage).rows, len(labels))
@@ -75,6 +78,7 @@ def log_evaluation(module: LightningModule, metrics: nn.ModuleDict, logits: Tens
         collection.update(logits[:kept], labels[:kept])
     for name, metric in collection.items(keep_base=False, copy_state=False):
         module.log(name, metric, prog_bar=name in _ON_THE_BAR, batch_size=len(labels))
+    return kept
 
 
 def evaluated_images(metrics: nn.ModuleDict, stage: str) -> tuple[Tensor, Tensor]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from .classification import STAGES
+from .image_metrics import BalancedAccuracy, CrossEntropy
 
 KINDS = ("mean_mask", "sampled_mask")
 
@@ -28,8 +28,10 @@ class MaskedEvaluation(nn.Module):
         metrics = MetricCollection(
             {
                 "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                "balanced_accuracy": MulticlassAccuracy(num_classes, average="macro"),
-            }
+                "balanced_accuracy": BalancedAccuracy(num_classes),
+                "cross_entropy": CrossEntropy(),
+            },
+            compute_groups=False,
         )
         # Names of modules hold no slash.
         self.metrics = nn.ModuleDict(
@@ -37,16 +39,16 @@ class MaskedEvaluation(nn.Module):
         )
 
     def log(self, module: LightningModule, kind: str, logits: Tensor, labels: Tensor, stage: str) -> None:
-        """Add a batch and log it over the epoch.
+        """Add a batch and log it over the epoch and all ranks.
 
         Args:
             module: logs them.
             kind: ``mean_mask`` or ``sampled_mask``.
-            logits: ``[B, classes]`` of the masked images.
+            logits: ``[B, classes]`` of the masked images, without those that a sampler repeats.
             labels: ``[B]``.
             stage: ``val`` or ``test``.
         """
         collection: MetricCollection = self.metrics[f"{stage}_{kind}"]  # type: ignore[assignment]
-        collection.update(logits, labels)
-        module.log_dict(collection, batch_size=len(labels))
-        module.log(f"{stage}/{kind}_cross_entropy", F.cross_entropy(logits, labels), batch_size=len(labels))
+        if len(labels) > 0:
+            collection.update(logits, labels)
+        module.log_dict(collection, batch_size=max(len(labels), 1))

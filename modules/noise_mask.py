@@ -24,7 +24,7 @@ from .noise_objective import (
     distribution_statistics,
     regularisation,
 )
-from .noise_policy import CELL_MARGIN, MaskDistribution, NoisePolicy
+from .noise_policy import CELL_MARGIN, MaskDistribution, NoisePolicy, separate_draws
 from .policy import ActionEvaluation, PolicyModule
 
 
@@ -263,13 +263,13 @@ class NoiseMaskPretraining(PolicyModule):
         logits: Tensor = self.classifier(to_channels_last(images) if self.channels_last else images)
         return logits
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Score the classifier on the validation split: clean, behind mean masks, behind drawn ones."""
-        return self._evaluate(batch, batch_idx, "val")
+        self._evaluate(batch, batch_idx, "val")
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Score the classifier on the test split: clean, behind mean masks, behind drawn ones."""
-        return self._evaluate(batch, batch_idx, "test")
+        self._evaluate(batch, batch_idx, "test")
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of shapes
         """An optimiser and a schedule for each network, in the order of `networks`."""
@@ -290,19 +290,16 @@ class NoiseMaskPretraining(PolicyModule):
         self.masked_metrics = MaskedEvaluation(num_classes) if self.masked_evaluation else None
         self.hparams["num_classes"] = num_classes  # so that a checkpoint can be loaded without the data
 
-    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> dict[str, Tensor]:
+    def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> None:
         images, labels = batch
-        logits = self(images)
-        log_evaluation(self, self.metrics, logits, labels, stage)
-        if self.masked_metrics is not None:
-            # The same weights give the same numbers, and training draws what it would have drawn without evaluation.
-            devices = [] if self.device.type == "cpu" else [self.device]
-            with torch.random.fork_rng(devices, device_type=self.device.type if devices else "cuda"):
-                torch.manual_seed(hash((self.eval_seed, batch_idx, self.global_rank)))
-                drawn, expected = self.draw_masks(images)
-            for kind, masks in zip(KINDS, (expected, drawn), strict=True):
-                self.masked_metrics.log(self, kind, self(images * masks), labels, stage)
-        return {"logits": logits, "labels": labels}
+        kept = log_evaluation(self, self.metrics, self(images), labels, stage)
+        if self.masked_metrics is None:
+            return
+        # The same weights give the same numbers, and training draws what it would have drawn without evaluation.
+        with separate_draws(self.device, hash((self.eval_seed, batch_idx, self.global_rank))):
+            drawn, expected = self.draw_masks(images)
+        for kind, masks in zip(KINDS, (expected, drawn), strict=True):
+            self.masked_metrics.log(self, kind, self(images * masks)[:kept], labels[:kept], stage)
 
     def _masks(self, cells: Tensor, images: Tensor) -> Tensor | None:
         return None if self.objective == "none" else self.render_masks(cells, images.shape[-1])

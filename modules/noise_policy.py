@@ -153,6 +153,16 @@ class NoisePolicy(nn.Module):
         base.mul_(self.average).add_(mean, alpha=1 - self.average)
 
 
+@contextmanager
+def separate_draws(device: torch.device, seed: int | None = None) -> Iterator[None]:
+    """Inside, random numbers are drawn (from ``seed``, if one is given) that training's own stream never notices."""
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
 def _head(width: int, cells: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(width, width),
