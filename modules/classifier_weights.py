@@ -51,7 +51,7 @@ def read_weights(path: Path) -> ClassifierWeights:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):  # options in the released code's checkpoints
             content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
             f"{file} cannot be read as weights: {reason}; give the {CLASSIFIER_FILE} that ModelExport wrote, "

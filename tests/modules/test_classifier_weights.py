@@ -131,3 +131,10 @@ def test_weights_without_counters_of_batches_are_whole(tmp_path: Path, donor: nn
     torch.save({n: t for n, t in copy_of(donor).items() if "num_batches" not in n}, tmp_path / "old.pt")
     sentence = load_classifier(tmp_path / "old.pt", build_backbone("resnet10t", 4), "resnet10t", 4)
     assert "left as they were: conv1 (2 of 13), bn1 (1 of 5), layer1 (" in sentence
+
+
+@pytest.mark.parametrize("text", ["", "hi\n", "no weights", "\x80\x02]q"])
+def test_a_file_that_is_no_torch_file_is_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"text\.pt cannot be read as weights"):
+        load_classifier(tmp_path / "text.pt", build_backbone("test_resnet", 4), "test_resnet", 4)
