@@ -77,7 +77,7 @@ def arms_of(problem: Problem) -> dict[str, Arm]:
     ]
     published = (*problem.fine, "--model.objective=official", ENVIRONMENT, "--model.decay=0.9", sgd, *rates)
     # An update's entropy bonus is no part of an objective that hands over its loss.
-    path = ("--model.objective=pathwise", ENVIRONMENT, "--model.regulariser=entropy", "--model.regulariser_coef=0.05")
+    path = ("--model.objective=pathwise", ENVIRONMENT, "--model.regulariser=entropy", "--model.regulariser_coef=0.1")
     adversary = "--model.sign=adversarial"
     return {
         "none": Arm("baseline"),

@@ -43,7 +43,9 @@ class ImageClassifier(LightningModule):
         reset_head: bool = False,
         trainable: Literal["all", "head"] = "all",
         channels_last: bool = False,
-        optimizer: OptimizerCallable = lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=1e-4),
+        optimizer: OptimizerCallable = lambda p: torch.optim.SGD(
+            p, lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True
+        ),
         scheduler: LRSchedulerCallable = lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=30, gamma=0.1),
     ) -> None:
         super().__init__()

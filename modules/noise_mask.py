@@ -14,7 +14,7 @@ from ..functional import official_noise_objective
 from ..rollout import Rollout
 from .backbones import build_backbone, save_classifier, to_channels_last
 from .classification import agree_on_classes, classification_metrics, log_evaluation
-from .mask_rendering import MaskNormalisation, MaskRenderer, reverse_gradient
+from .mask_rendering import MaskNormalisation, MaskRenderer, deviation, reverse_gradient
 from .masked_evaluation import KINDS, MaskedEvaluation
 from .noise_objective import (
     Objective,
@@ -194,7 +194,8 @@ class NoiseMaskPretraining(PolicyModule):
         images, labels = rollout.observations["images"], rollout.observations["labels"]
         # The classifier descends its cross-entropy in any case; an adversarial policy climbs it.
         turned = self.objective == "pathwise" and self.sign == "adversarial"
-        masks = self._masks(reverse_gradient(rollout.actions) if turned else rollout.actions, images)
+        cells = reverse_gradient(rollout.actions) if turned else rollout.actions
+        masks = None if self.objective == "none" else self.render_masks(cells, images.shape[-1])
         cross_entropy = self._cross_entropy(images if masks is None else images * masks, labels)
         self._log_masks(rollout.actions, masks, cross_entropy)
         loss = self._loss(rollout, cross_entropy)
@@ -202,16 +203,15 @@ class NoiseMaskPretraining(PolicyModule):
 
     def complete(self, rollout: Rollout) -> Rollout:
         """The acting policy's log-probabilities, for updates that compare with them."""
-        if self.policy is None:
+        if not self.learns_from_rewards:
             return rollout
         with torch.no_grad():
-            log_probs, _ = self._evaluate_cells(self._distribution(rollout), rollout.actions)
-        return rollout.replace(log_probs=log_probs)
+            return rollout.replace(log_probs=self._distribution(rollout).log_prob(rollout.actions))
 
     def evaluate_actions(self, rollout: Rollout) -> ActionEvaluation:
         """Log-density and entropy of each cell, ``[B, M]`` in fp32; there is no critic."""
-        log_probs, entropy = self._evaluate_cells(self._distribution(rollout), rollout.actions)
-        return ActionEvaluation(log_probs, entropy, None)
+        distribution = self._distribution(rollout)
+        return ActionEvaluation(distribution.log_prob(rollout.actions), distribution.entropy(), None)
 
     def render_masks(self, cells: Tensor, size: int) -> Tensor:
         """``[B, G * G]`` cells -> ``[B, 1, size, size]`` masks: upsampled, blurred, normalised."""
@@ -301,9 +301,6 @@ class NoiseMaskPretraining(PolicyModule):
         for kind, masks in zip(KINDS, (expected, drawn), strict=True):
             self.masked_metrics.log(self, kind, self(images * masks)[:kept], labels[:kept], stage)
 
-    def _masks(self, cells: Tensor, images: Tensor) -> Tensor | None:
-        return None if self.objective == "none" else self.render_masks(cells, images.shape[-1])
-
     def _cross_entropy(self, images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self(images), labels, reduction="none").float()
 
@@ -334,13 +331,8 @@ class NoiseMaskPretraining(PolicyModule):
             distribution: MaskDistribution = self.policy(observations["images"][row_of_image])
         return distribution.select(image_of_row)
 
-    def _evaluate_cells(self, distribution: MaskDistribution, cells: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast(cells.device.type, enabled=False):
-            beta = distribution.beta()
-            return beta.log_prob(cells.float()), beta.entropy()
-
     def _official_loss(self, rollout: Rollout, cross_entropy: Tensor) -> Tensor:
-        log_probs, _ = self._evaluate_cells(self._distribution(rollout), rollout.actions)
+        log_probs = self._distribution(rollout).log_prob(rollout.actions)
         factor = log_probs.detach().logsumexp(dim=1).mean()
         if self.divide_lr_factor:
             factor = torch.ones_like(factor)
@@ -356,7 +348,7 @@ class NoiseMaskPretraining(PolicyModule):
             if masks is not None:
                 self.log("rollout/cell_mean", cells.mean())
                 self.log("rollout/mask_mean", masks.mean())
-                self.log("rollout/mask_std", masks.std(dim=(-2, -1)).mean())
+                self.log("rollout/mask_std", deviation(masks).mean())
 
 
 def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,12 +53,8 @@ def regularisation(distribution: MaskDistribution, average: MaskDistribution, re
         average: ``[1, M]`` of the running averages.
         regulariser: ``entropy`` (its negative is minimised) or ``kl_to_average``.
     """
-    with torch.autocast(distribution.log_alpha.device.type, enabled=False):
-        if regulariser == "entropy":
-            cells: Tensor = -distribution.beta().entropy()
-        else:
-            cells = distribution.divergence(average)
-        return cells.mean(dim=1)
+    cells = -distribution.entropy() if regulariser == "entropy" else distribution.divergence(average)
+    return cells.mean(dim=1)
 
 
 @torch.no_grad()

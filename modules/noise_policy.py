@@ -42,9 +42,22 @@ class MaskDistribution(NamedTuple):
         """``[B, M]`` cells in (0, 1) that carry their gradient with respect to the parameters (pathwise)."""
         return self.beta().rsample().clamp(CELL_MARGIN, 1 - CELL_MARGIN)
 
+    def log_prob(self, cells: Tensor) -> Tensor:
+        """``[B, M]`` log-density of each cell, in fp32 whatever the precision around it."""
+        with torch.autocast(cells.device.type, enabled=False):
+            log_probs: Tensor = self.beta().log_prob(cells.float())
+            return log_probs
+
+    def entropy(self) -> Tensor:
+        """``[B, M]`` entropy of each cell in nats, in fp32 whatever the precision around it."""
+        with torch.autocast(self.log_alpha.device.type, enabled=False):
+            entropy: Tensor = self.beta().entropy()
+            return entropy
+
     def divergence(self, other: MaskDistribution) -> Tensor:
-        """``[B, M]`` KL divergence of each cell from the other distribution's, in nats; exact."""
-        return kl_divergence(self.beta(), other.beta())
+        """``[B, M]`` KL divergence of each cell from the other distribution's, in nats; exact, in fp32."""
+        with torch.autocast(self.log_alpha.device.type, enabled=False):
+            return kl_divergence(self.beta(), other.beta())
 
     def mean(self) -> Tensor:
         """``[B, M]`` expected cells."""

@@ -178,8 +178,7 @@ class PolicyModule(LightningModule, ABC):
         self._backward([lambda: loss] if isinstance(loss, Tensor) else loss, environment_loss, shared_graph)
         norms = {}
         for name, (network, optimizer) in stepped.items():
-            limit = float("inf") if max_grad_norm is None else max_grad_norm
-            norms[f"update/grad_norm_{name}"] = nn.utils.clip_grad_norm_(network.parameters(), limit).detach()
+            norms[f"update/grad_norm_{name}"] = _clip(network, max_grad_norm)
             optimizer.step()
         return norms
 
@@ -260,6 +259,15 @@ class _Clock:
         metrics: dict[str, float | Tensor] = {f"timing/{phase}_s": value for phase, value in self._seconds.items()}
         pace = {"timing/tokens_per_s": tokens / whole, "timing/act_tokens_per_s": tokens / self._seconds["act"]}
         return metrics | {"timing/iteration_s": whole} | pace
+
+
+def _clip(network: nn.Module, max_norm: float | None) -> Tensor:
+    """The norm of the network's gradient, which is scaled down only where there is a limit: each is a pass over it."""
+    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients).detach()
+    if max_norm is not None:
+        nn.utils.clip_grads_with_norm_(network.parameters(), max_norm, norm)
+    return norm
 
 
 def _callbacks(trainer: Trainer) -> list[Callback]:

@@ -6,14 +6,15 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
 from torch.distributions import Beta
 from torch.nn import functional as F
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from tamis.callbacks import EnvironmentUpdate, Filtration, PPOUpdate, ReinforceUpdate, RolloutMetrics
 from tamis.functional import upsample_blur
 from tamis.modules import NoiseMaskPretraining
+from tamis.modules.mask_rendering import deviation
 from tamis.modules.noise_policy import LOG_LIMIT, NoisePolicy
 from tamis.rollout import Rollout
 
@@ -119,6 +120,11 @@ def test_evaluating_again_gives_the_same_numbers_with_a_fresh_graph() -> None:
 def test_normalised_masks_keep_the_mean() -> None:
     masks = noise_mask(mask_normalisation="unit_mean").render_masks(torch.rand(3, 16), 32)
     torch.testing.assert_close(masks.mean(dim=(1, 2, 3)), torch.ones(3))
+
+
+def test_deviation_of_a_masks_pixels() -> None:
+    masks = torch.rand(3, 1, 9, 9) * torch.tensor([0.1, 1.0, 5.0]).view(3, 1, 1, 1)
+    torch.testing.assert_close(deviation(masks), masks.flatten(1).std(dim=1))
 
 
 class MaskMeanReward(NoiseMaskPretraining):
@@ -227,6 +233,22 @@ def test_update_must_fit_the_objective() -> None:
         fit(noise_mask(objective="official"), ReinforceUpdate())
     with pytest.raises(MisconfigurationException, match="ReinforceUpdate"):
         fit(noise_mask(), EnvironmentUpdate())
+
+
+def test_a_sanity_check_before_training_leaves_a_matrix_that_training_can_use() -> None:
+    """It runs in inference mode, and here no datamodule tells the image's size before."""
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        num_sanity_val_steps=1,
+        callbacks=[EnvironmentUpdate()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    loader = DataLoader(TensorDataset(*batch()), batch_size=4)
+    trainer.fit(noise_mask(objective="pathwise"), loader, loader)
 
 
 def test_checkpoint_loads_without_the_data_that_told_the_classes(tmp_path: Path) -> None:
