@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test bench arms lint format clean
+.PHONY: help setup demo test bench arms masks lint format clean
 
 help: ## Show this help.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /|/' | while IFS='|' read -r name text; do \
@@ -38,6 +38,9 @@ bench: $(READY) ## Measure the speed claims, side by side with what they are mad
 
 arms: $(READY) ## Train PPO-S, PPO-M and the filters with 3 seeds and compare them (a quarter of an hour); results in runs/arms.
 	$(BIN)/python benchmarks/arms.py --jobs 2
+
+masks: $(READY) ## Train the noise mask and its controls with 3 seeds and compare them (half an hour); results in runs/noise_arms.
+	$(BIN)/python benchmarks/noise_arms.py --jobs 2
 
 lint: $(READY) ## Check style and types.
 	$(BIN)/ruff check .

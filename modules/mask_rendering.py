@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
@@ -68,4 +69,4 @@ def deviation(masks: Tensor) -> Tensor:
     pixels = masks.flatten(1)
     centred = pixels - pixels.mean(dim=1, keepdim=True)
     length: Tensor = torch.linalg.vector_norm(centred, dim=1)
-    return length / (pixels.shape[1] - 1) ** 0.5
+    return length / math.sqrt(pixels.shape[1] - 1)

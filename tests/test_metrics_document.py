@@ -81,24 +81,36 @@ def _fit_reward_model(folder: Path, model: str, pairs: Path) -> list[dict[str, s
         return list(csv.DictReader(file))
 
 
-def _diagnose_masks(folder: Path) -> list[dict[str, str]]:
-    """Of what a noise mask logs, the part of `MaskDiagnostics`; `official` has all of it."""
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        callbacks=[MaskDiagnostics(images=4, draws=1, gradient_draws=4, gradient_images=4), EnvironmentUpdate()],
-        logger=CSVLogger(str(folder), name="", version=""),
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    module = NoiseMaskPretraining("test_resnet", "test_resnet", num_classes=3, grid=4, objective="official")
-    data = DataLoader(TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4) % 3), batch_size=4)
-    trainer.fit(module, data, data)
-    with (folder / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    names = re.compile(r"val/(reward_(learned|twin|random|shuffled)$|learned_minus_|gradient_|alpha_|beta_)")
-    return [{name: value for name, value in row.items() if names.match(name)} for row in rows]
+def _mask(folder: Path) -> list[dict[str, str]]:
+    """What a noise mask logs; `official` has all of it but the regulariser. Its evaluation has a test's names."""
+    loader = DataLoader(TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4) % 3), batch_size=4)
+    logged: dict[str, str] = {}
+    for options, update in (
+        ({"objective": "official"}, EnvironmentUpdate()),
+        ({"regulariser": "entropy"}, ReinforceUpdate()),
+    ):
+        trainer = Trainer(
+            max_epochs=1,
+            accelerator="cpu",
+            callbacks=[
+                RolloutMetrics(),
+                MaskDiagnostics(images=4, draws=1, gradient_draws=4, gradient_images=4),
+                update,
+            ],
+            logger=CSVLogger(str(folder), name="", version=str(update.__class__.__name__)),
+            log_every_n_steps=1,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        module = NoiseMaskPretraining("test_resnet", "test_resnet", num_classes=3, grid=4, **options)
+        trainer.fit(module, loader, loader)
+        (tested,) = trainer.test(module, loader, verbose=False)
+        with (folder / update.__class__.__name__ / "metrics.csv").open() as file:
+            logged |= {name: value for row in csv.DictReader(file) for name, value in row.items() if value}
+    validated = {name.replace("test/", "val/") for name in tested}
+    assert validated <= set(logged)
+    return [{name: value for name, value in logged.items() if name not in validated}]
 
 
 def _classify(folder: Path) -> list[dict[str, str]]:
@@ -139,8 +151,8 @@ def runs(
     found = {name: (folders[name], _fit(folders[name], tiny_model, tasks, updates[name])) for name in updates}
     folder = tmp_path_factory.mktemp("reward_model")
     found["reward_model"] = (folder, _fit_reward_model(folder, tiny_model, pairs))
-    folder = tmp_path_factory.mktemp("mask_diagnostics")
-    found["mask_diagnostics"] = (folder, _diagnose_masks(folder))
+    folder = tmp_path_factory.mktemp("mask")
+    found["mask"] = (folder, _mask(folder))
     folder = tmp_path_factory.mktemp("classifier")
     found["classifier"] = (folder, _classify(folder))
     folder = tmp_path_factory.mktemp("probe")
