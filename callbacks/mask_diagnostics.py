@@ -256,7 +256,7 @@ def verdict(measurement: Measurement, threshold: float) -> tuple[bool, str]:
 
 
 def _words(difference: Difference) -> str:
-    return f"{difference.mean:+.4f} +- {difference.standard_error:.4f} (z = {difference.z:+.1f})"
+    return f"{difference.mean:+.2g} ± {difference.standard_error:.1g} nats (z = {difference.z:+.1f})"
 
 
 def _module_and_policy(module: LightningModule) -> tuple[NoiseMaskPretraining, NoisePolicy]:

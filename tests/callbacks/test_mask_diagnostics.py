@@ -331,7 +331,7 @@ def test_verdict(twin_z: float, random_z: float, learned: bool, words: str) -> N
     assert words in found[1]
     assert "iteration 120" in found[1]
     if twin_z == 3.2:
-        assert "+0.0320 +- 0.0100 (z = +3.2)" in found[1]
+        assert "+0.032 ± 0.01 nats (z = +3.2)" in found[1]
 
 
 # Errors
