@@ -177,6 +177,11 @@ class NoiseMaskPretraining(PolicyModule):
         if k > 1:  # with one row an image the batch is not copied
             observations = {name: tensor.repeat_interleave(k, dim=0) for name, tensor in observations.items()}
         if self.policy is None:
+            if self.training and len(group_ids) < 2:  # a policy refuses a single image itself
+                raise ValueError(
+                    "the classifier's batch normalisation needs at least 2 images a training step, got 1; raise "
+                    "batch_size, or drop the last incomplete batch (the DataLoader's drop_last)"
+                )
             random = self.objective == "random"
             actions = self.random_cells(len(group_ids)) if random else torch.ones(len(group_ids), self.grid**2)
             actions = actions.to(images.device)
@@ -293,13 +298,12 @@ class NoiseMaskPretraining(PolicyModule):
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> None:
         images, labels = batch
         kept = log_evaluation(self, self.metrics, self(images), labels, stage)
-        if self.masked_metrics is None:
-            return
-        # The same weights give the same numbers, and training draws what it would have drawn without evaluation.
-        with separate_draws(self.device, hash((self.eval_seed, batch_idx, self.global_rank))):
-            drawn, expected = self.draw_masks(images)
-        for kind, masks in zip(KINDS, (expected, drawn), strict=True):
-            self.masked_metrics.log(self, kind, self(images * masks)[:kept], labels[:kept], stage)
+        if self.masked_metrics is not None:
+            # The same weights give the same numbers, and training draws what it would have drawn without evaluation.
+            with separate_draws(self.device, hash((self.eval_seed, batch_idx, self.global_rank))):
+                drawn, expected = self.draw_masks(images)
+            for kind, masks in zip(KINDS, (expected, drawn), strict=True):
+                self.masked_metrics.log(self, kind, self(images * masks)[:kept], labels[:kept], stage)
 
     def _cross_entropy(self, images: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(self(images), labels, reduction="none").float()
@@ -326,7 +330,7 @@ class NoiseMaskPretraining(PolicyModule):
             raise RuntimeError("objective 'random' has no policy to evaluate; use `--update EnvironmentUpdate`")
         if observations["log_alpha"].requires_grad:
             return MaskDistribution(observations["log_alpha"], observations["log_beta"])
-        row_of_image, image_of_row = _distinct(rollout.group_ids)
+        row_of_image, image_of_row = rollout.first_of_each_group()
         with self.policy.frozen_statistics():
             distribution: MaskDistribution = self.policy(observations["images"][row_of_image])
         return distribution.select(image_of_row)
@@ -349,11 +353,3 @@ class NoiseMaskPretraining(PolicyModule):
                 self.log("rollout/cell_mean", cells.mean())
                 self.log("rollout/mask_mean", masks.mean())
                 self.log("rollout/mask_std", deviation(masks).mean())
-
-
-def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The row where each distinct id comes first, and for each row the index of its id."""
-    distinct, inverse = torch.unique(ids, return_inverse=True)
-    rows = torch.arange(len(ids), device=ids.device)
-    first = torch.full_like(distinct, len(ids)).scatter_reduce(0, inverse, rows, reduce="amin")
-    return first, inverse

@@ -32,6 +32,12 @@ def test_groups_go_by_id_and_not_by_position() -> None:
     assert _rollout().groups().tolist() == [[1, 3], [0, 2]]
 
 
+def test_the_first_row_of_each_group() -> None:
+    first, place = _rollout().first_of_each_group()
+    assert first.tolist() == [1, 0]
+    assert place.tolist() == [1, 0, 1, 0]
+
+
 def test_unequal_groups_are_refused() -> None:
     with pytest.raises(ValueError, match=r"got groups of \[1, 2\]"):
         _rollout().select(torch.tensor([0, 1, 2])).groups()

@@ -98,6 +98,13 @@ class Rollout:
             raise ValueError(f"every group needs the same number of rows, got groups of {sorted(set(counts.tolist()))}")
         return self.group_ids.argsort(stable=True).view(len(counts), -1)
 
+    def first_of_each_group(self) -> tuple[Tensor, Tensor]:
+        """``[P]`` the row where each group comes first, by rising id, and ``[B]`` each row's place among the groups."""
+        distinct, place = torch.unique(self.group_ids, return_inverse=True)
+        rows = torch.arange(len(self), device=self.group_ids.device)
+        first = torch.full_like(distinct, len(self)).scatter_reduce(0, place, rows, reduce="amin")
+        return first, place
+
     def to(self, device: torch.device | str) -> Rollout:
         """The same rollout with every tensor on ``device``."""
         return self._map(lambda tensor: tensor.to(device))

@@ -295,6 +295,16 @@ def test_objectives_with_a_loss_of_their_own_refuse_an_update_from_rewards(objec
         fit(noise_mask(objective=objective), ReinforceUpdate())
 
 
+@pytest.mark.parametrize("objective", ["none", "random", "official", "reinforce"])
+def test_a_batch_of_one_image_is_refused(objective: str) -> None:
+    module = noise_mask(objective=objective, masks_per_image=1)
+    before = parameters(module)
+    update = ReinforceUpdate(baseline="none") if objective == "reinforce" else EnvironmentUpdate()
+    with pytest.raises(ValueError, match=r"batch normalisation needs at least 2 .*got 1"):
+        fit(module, update, images=1)
+    torch.testing.assert_close(parameters(module), before, atol=0, rtol=0)
+
+
 def test_a_running_baseline_learns_from_one_mask_an_image() -> None:
     module = noise_mask(masks_per_image=1)
     before = parameters(policy_of(module))
