@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,10 +86,12 @@ def _mask(folder: Path) -> list[dict[str, str]]:
     """What a noise mask logs; `official` has all of it but the regulariser. Its evaluation has a test's names."""
     loader = DataLoader(TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4) % 3), batch_size=4)
     logged: dict[str, str] = {}
-    for options, update in (
-        ({"objective": "official"}, EnvironmentUpdate()),
-        ({"regulariser": "entropy"}, ReinforceUpdate()),
-    ):
+    make = partial(NoiseMaskPretraining, "test_resnet", "test_resnet", num_classes=3, grid=4)
+    runs: list[tuple[NoiseMaskPretraining, PolicyCallback]] = [
+        (make(objective="official"), EnvironmentUpdate()),
+        (make(regulariser="entropy"), ReinforceUpdate()),
+    ]
+    for module, update in runs:
         trainer = Trainer(
             max_epochs=1,
             accelerator="cpu",
@@ -103,7 +106,6 @@ def _mask(folder: Path) -> list[dict[str, str]]:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-        module = NoiseMaskPretraining("test_resnet", "test_resnet", num_classes=3, grid=4, **options)
         trainer.fit(module, loader, loader)
         (tested,) = trainer.test(module, loader, verbose=False)
         with (folder / update.__class__.__name__ / "metrics.csv").open() as file:
