@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -116,3 +117,27 @@ def _write_rows(path: Path, rows: list[dict[str, object]]) -> None:
 @pytest.fixture(autouse=True)
 def _same_seed() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a few phantoms of 48 pixels, two a class to train on."""
+    from tamis.datamodules import Phantoms
+
+    root = tmp_path_factory.mktemp("phantoms") / "set"
+    Phantoms(str(root), 30, 15, 15, phantom_size=48).prepare_data()
+    return root
+
+
+@pytest.fixture(scope="session")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file like MedMNIST's: 12 grey images of 3 classes in each split."""
+    import numpy as np
+
+    path = tmp_path_factory.mktemp("medmnist") / "set.npz"
+    draw, labels = np.random.default_rng(0), (np.arange(12) % 3).astype(np.uint8).reshape(-1, 1)
+    splits = ("train", "val", "test")
+    arrays: dict[str, Any] = {f"{split}_labels": labels for split in splits}
+    arrays |= {f"{split}_images": draw.integers(0, 255, (12, 28, 28), dtype=np.uint8) for split in splits}
+    np.savez(path, **arrays)
+    return path

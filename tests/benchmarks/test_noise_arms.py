@@ -11,12 +11,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
 from tamis.cli import run
-from tamis.datamodules import Phantoms
 
 SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 ONE_STEP = [
@@ -40,24 +38,6 @@ def scripts(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Imports the scripts as they import each other."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     return importlib.import_module
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("data") / "phantoms"
-    Phantoms(str(root), 30, 15, 15, phantom_size=48).prepare_data()
-    return root
-
-
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("medmnist") / "set.npz"
-    arrays: dict[str, Any] = {}
-    for split in ("train", "val", "test"):
-        arrays[f"{split}_images"] = np.random.default_rng(0).integers(0, 255, (12, 28, 28), dtype=np.uint8)
-        arrays[f"{split}_labels"] = (np.arange(12) % 3).astype(np.uint8).reshape(-1, 1)
-    np.savez(path, **arrays)
-    return path
 
 
 def _write(folder: Path, name: str, pretrained: dict[str, float], test: dict[str, float], cpu_s: float) -> None:
@@ -141,13 +121,19 @@ def test_a_missing_set_is_named() -> None:
     assert "--npz nowhere.npz does not exist" in ended.stderr
 
 
-def test_one_arm_from_the_command_line(tmp_path: Path, npz: Path) -> None:
-    flags = [f"--flag={flag}" for flag in ONE_STEP if "logger" not in flag]
-    command = [sys.executable, str(SCRIPTS / "noise_arms.py"), str(tmp_path), "--npz", str(npz), "--seeds", "1"]
-    ended = subprocess.run(
-        [*command, "--arms", "cooperative", *flags], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
+def test_the_report_reads_what_the_stages_leave(
+    scripts: Any, tmp_path: Path, npz: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stages' own commands, in this process; their cost is made up."""
+    monkeypatch.chdir(tmp_path)
+    folder = scripts("stages").Folder(tmp_path, {"data": npz.name, "flag": []})
+    arms = scripts("noise_arms")
+    problem = arms.PROBLEMS["medmnist"]
+    flags = [flag for flag in ONE_STEP if "logger" not in flag]
+    for stage in arms.chain(problem, str(npz), "cooperative", arms.arms_of(problem)["cooperative"], 0, flags):
+        run(stage.arguments[1:])
+        (tmp_path / "stages" / f"{stage.name}.json").write_text(json.dumps({"cpu_s": 1.0, "commit": "abc"}))
+    scripts("noise_arms_report").report(folder, ["cooperative"], 1, Console(width=250))
     assert "| cooperative |" in (tmp_path / "arms.md").read_text()
     result = json.loads((tmp_path / "arms.json").read_text())["arms"]["cooperative"][0]
     assert {"val/accuracy", *DIAGNOSED} <= set(result["pretrained"])

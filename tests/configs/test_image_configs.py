@@ -2,14 +2,11 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 
 from tamis.cli import run
-from tamis.datamodules import Phantoms
 from tamis.modules import ImageClassifier
 
 ONE_STEP = [
@@ -22,24 +19,6 @@ ONE_STEP = [
     "--data.batch_size=4",
     "--data.num_workers=0",
 ]
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("phantoms") / "set"
-    Phantoms(str(root), 30, 15, 15, phantom_size=48).prepare_data()
-    return root
-
-
-@pytest.fixture(scope="module")
-def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("medmnist") / "set.npz"
-    arrays: dict[str, Any] = {}
-    for split in ("train", "val", "test"):
-        arrays[f"{split}_images"] = np.random.default_rng(0).integers(0, 255, (12, 28, 28), dtype=np.uint8)
-        arrays[f"{split}_labels"] = (np.arange(12) % 3).astype(np.uint8).reshape(-1, 1)
-    np.savez(path, **arrays)
-    return path
 
 
 def fit(config: str, run_dir: Path, *options: str) -> None:

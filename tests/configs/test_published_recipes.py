@@ -10,15 +10,7 @@ import pytest
 import torch
 
 from tamis.cli import run
-from tamis.datamodules import Phantoms
 from tamis.modules import ImageClassifier
-
-
-@pytest.fixture(scope="module")
-def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("phantoms") / "set"
-    Phantoms(str(root), 30, 15, 15, phantom_size=48).prepare_data()
-    return root
 
 
 def options(config: str, root: Path, run_dir: Path) -> list[str]:
