@@ -40,13 +40,15 @@ def _small(command: str, run_dir: Path) -> list[str]:
         place = words.index("--run_dir")
         words[place : place + 2] = []
     words = [word.replace("configs/", f"{ROOT}/configs/", 1) if word.startswith("configs/") else word for word in words]
+    epochs = 3 if "LastEpochsAverage" in command else 1
     steps = {
-        "fit": ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"],
+        "fit": ["--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1", f"--trainer.max_epochs={epochs}"],
         "predict": ["--trainer.limit_predict_batches=1"],
         "test": ["--trainer.limit_test_batches=1"],
     }
     if "phantoms" in command:
-        sizes = ["--data.train_images=30", "--data.val_images=15", "--data.test_images=15", "--data.batch_size=4"]
+        train = 400 if "--data.shots" in command else 30  # the rarest class is 1.5 % of them
+        sizes = [f"--data.train_images={train}", "--data.val_images=15", "--data.test_images=15", "--data.batch_size=4"]
         steps[words[0]] += [*sizes, f"--data.root={run_dir}-phantoms"]
     if _IN_THE_LOOP.search(command):
         steps["fit"] += ["--model.max_new_tokens=16", "--data.batch_size=16", "--update.minibatch_size=16"]
