@@ -127,8 +127,9 @@ def test_the_config_of_7b_has_the_paper_s_numbers() -> None:
 
 def test_every_config_is_run() -> None:
     """The ones above and the ones in test_image_configs.py are all there are."""
-    images = {f"quickstart/phantoms_{stage}.yaml" for stage in ("baseline", "noise_mask", "random_mask", "finetune")}
-    images |= {f"{group}/{stage}.yaml" for group in ("medmnist", "radimagenet") for stage in
-               ("baseline", "noise_mask", "finetune")}  # fmt: skip
+    masks = ("baseline", "noise_mask", "random_mask", "finetune")
+    images = {f"quickstart/phantoms_{stage}.yaml" for stage in (*masks, "monai_noise")}
+    images |= {f"medmnist/{stage}.yaml" for stage in masks}
+    images |= {f"radimagenet/{stage}.yaml" for stage in ("baseline", "noise_mask", "finetune")}
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == images | set(CODE)
     assert len(CODE) == 29
