@@ -47,7 +47,7 @@ class MaskRenderer(nn.Module):
             ValueError: if the grid or the blur is too large for them.
         """
         if self.matrix.shape[0] != size:
-            # Validation, which may come first, runs in inference mode, whose tensors no graph may hold later.
+            # Trainer.validate, which may come first, runs in inference mode, whose tensors no graph may hold later.
             with torch.inference_mode(False):
                 matrix = upsample_blur_matrix(self.grid, size, self.kernel_size, self.sigma)
             self.matrix = matrix.to(self.matrix.device)

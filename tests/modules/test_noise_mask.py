@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, Trainer, seed_everything
+from lightning.pytorch import Callback, LightningDataModule, seed_everything
 from torch.distributions import Beta
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
@@ -235,20 +235,12 @@ def test_update_must_fit_the_objective() -> None:
         fit(noise_mask(), EnvironmentUpdate())
 
 
-def test_a_sanity_check_before_training_leaves_a_matrix_that_training_can_use() -> None:
+def test_a_validation_before_training_leaves_a_matrix_that_training_can_use() -> None:
     """It runs in inference mode, and here no datamodule tells the image's size before."""
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        num_sanity_val_steps=1,
-        callbacks=[EnvironmentUpdate()],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    module = noise_mask(objective="pathwise")
     loader = DataLoader(TensorDataset(*batch()), batch_size=4)
-    trainer.fit(noise_mask(objective="pathwise"), loader, loader)
+    quiet_trainer(EnvironmentUpdate(), steps=1).validate(module, loader, verbose=False)
+    fit(module, EnvironmentUpdate(), steps=1)
 
 
 def test_checkpoint_loads_without_the_data_that_told_the_classes(tmp_path: Path) -> None:
