@@ -261,7 +261,8 @@ def data_of(size: int) -> LightningDataModule:
 def test_a_grid_finer_than_the_image_is_refused_before_training() -> None:
     module = noise_mask(grid=33, kernel_size=1)
     steps: list[int] = []
-    module.classifier.register_forward_hook(lambda *_: steps.append(1))
+    for network in (module.classifier, policy_of(module)):
+        network.register_forward_pre_hook(lambda *_: steps.append(1))
     with pytest.raises(ValueError, match="grid must lie between 1 and the image size 32, got 33"):
         quiet_trainer(ReinforceUpdate(), steps=1).fit(module, data_of(32))
     assert not steps
@@ -303,6 +304,28 @@ def test_a_batch_of_one_image_is_refused(objective: str) -> None:
     with pytest.raises(ValueError, match=r"batch normalisation needs at least 2 .*got 1"):
         fit(module, update, images=1)
     torch.testing.assert_close(parameters(module), before, atol=0, rtol=0)
+
+
+def test_the_divided_factor_leaves_the_classifier_its_plain_gradient() -> None:
+    module = noise_mask(objective="official", divide_lr_factor=True)
+    rollout = module.reward(module.act(batch(4)))
+    assert rollout.environment_loss is not None
+    images, labels = rollout.observations["images"], rollout.observations["labels"]
+    plain = module.masked_cross_entropy(images, labels, rollout.actions).mean()
+    weights = list(module.classifier.parameters())
+    ours = torch.autograd.grad(rollout.environment_loss.mean(), weights)
+    torch.testing.assert_close(ours, torch.autograd.grad(plain, weights), atol=1e-6, rtol=1e-4)
+
+
+def test_log_probabilities_of_the_acting_policy_are_kept_for_updates_that_compare_with_them() -> None:
+    module = noise_mask()
+    rollout = module.complete(module.reward(module.act(batch(4))))
+    expected = Beta(rollout.observations["log_alpha"].exp(), rollout.observations["log_beta"].exp())
+    assert rollout.log_probs is not None
+    assert not rollout.log_probs.requires_grad
+    torch.testing.assert_close(rollout.log_probs, expected.log_prob(rollout.actions).detach())
+    official = noise_mask(objective="official")
+    assert official.complete(official.act(batch(4))).log_probs is None  # its update asks for none
 
 
 def test_a_running_baseline_learns_from_one_mask_an_image() -> None:
