@@ -1,83 +1,47 @@
-"""What every image datamodule shares: a labelled split, the published transforms, batches of normalised images."""
+"""What every image datamodule shares: splits, loaders, and batches of normalised images made on the device."""
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
+from .augmentation import AUGMENTATION_DRAWS, Augmentation
 from .few_shot import draw_shots
+from .image_sources import ImageSplit, LoadedImages, SquareCrop, SquareImages, as_loaded
 from .noise_augmentation import NoiseAugmentation
+from .sampling import EpochSampler, Sampling
 
 Split = str
-Transform = Callable[[Tensor], Tensor]
+#: ``single``: one class an image. ``ordinal``: the same, and the classes have an order. ``multi``: any of L labels.
+LabelKind = Literal["single", "ordinal", "multi"]
 
 
 class ImageBatch(NamedTuple):
-    """A batch of images and their classes.
+    """A batch of images and their classes, on the device.
 
     Args:
-        images: ``[B, C, S, S]`` uint8 as loaded, or floats of the same scale where noise was added; ``[B, 3, S, S]``
-            float, normalised, once it is on the device.
-        labels: ``[B]`` int64.
+        images: ``[B, 3, S, S]`` float, normalised.
+        labels: ``[B]`` int64, or ``[B, L]`` floats, 0 or 1, of several labels an image.
     """
 
     images: Tensor
     labels: Tensor
 
 
-class ImageSplit(Dataset[ImageBatch], ABC):
-    """One split: images of any size, brought to one size by ``transform`` as they are read.
-
-    Args:
-        labels: ``[N]`` int64.
-        transform: uint8 image ``[C, H, W]`` -> ``[C, S, S]``, uint8 or floats of the same scale.
-    """
-
-    def __init__(self, labels: Tensor, transform: Transform) -> None:
-        self.labels = labels
-        self.transform = transform
-
-    @abstractmethod
-    def read(self, index: int) -> Tensor:
-        """The image as stored, ``[C, H, W]`` uint8, C = 1 or 3."""
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> ImageBatch:
-        """One image, transformed, and its class."""
-        return ImageBatch(self.transform(self.read(index)), self.labels[index])
-
-
-class FewShotImages(ImageSplit):
-    """The rows of another split that a few-shot run may train on.
-
-    Args:
-        images: the whole split.
-        positions: ``[R]`` int64, of their images in it.
-    """
-
-    def __init__(self, images: ImageSplit, positions: Tensor) -> None:
-        super().__init__(images.labels[positions], images.transform)
-        self.images, self.positions = images, positions
-
-    def read(self, index: int) -> Tensor:
-        """``[C, H, W]`` uint8, as the whole split has it."""
-        return self.images.read(int(self.positions[index]))
-
-
 class ImageDataModule(LightningDataModule, ABC):
     """Splits to loaders to normalised batches; subclasses say where a split comes from.
 
-    Crops, flips and noise differ from image to image and run in the loader; conversion to float, the third channel
-    and normalisation run once a batch, on the device.
+    The loader delivers bytes: images at one size, which take no chance and can be cached. Crops, flips, noise and
+    normalisation run on the device, a batch at once, from random numbers that are a function of the seed, the epoch and
+    the image: the number of loader processes or ranks changes none of them.
 
     Args:
         batch_size: images a step.
@@ -93,6 +57,14 @@ class ImageDataModule(LightningDataModule, ABC):
             whole.
         shots_seed: of their draw; the same seed gives the same images in every process, whatever `seed_everything` is.
         noise: of scanners, on training images, such as ``{kind: rician}``; see `NoiseAugmentation`. ``None`` is none.
+        stored_size: pixels a side that training images are brought to before the crop (shorter side resized, centre
+            cut out), and cached at; ``None`` is ``image_size``. Larger keeps the detail of large originals in small
+            crops.
+        sampling: of training images: ``uniform``, each once an epoch, or ``balanced``, every class as often, with
+            replacement.
+        data_seed: of the order and the augmentation; ``None`` takes `seed_everything`'s.
+        only_classes: patterns of class names such as ``MR__knee__*``: images of other classes are left out.
+        without_classes: patterns of class names to leave out, for pretraining on what is to stay unseen.
     """
 
     def __init__(
@@ -108,6 +80,11 @@ class ImageDataModule(LightningDataModule, ABC):
         shots: int | None = None,
         shots_seed: int = 0,
         noise: NoiseAugmentation | None = None,
+        stored_size: int | None = None,
+        sampling: Sampling = "uniform",
+        data_seed: int | None = None,
+        only_classes: list[str] | None = None,
+        without_classes: list[str] | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1 or image_size < 1 or num_workers < 0:
@@ -125,84 +102,145 @@ class ImageDataModule(LightningDataModule, ABC):
                 "shots must be at least 1 image a class, or null to train on all, and shots_seed at least 0, "
                 f"got {shots} and {shots_seed}"
             )
-        self.shots, self.shots_seed, self.noise = shots, shots_seed, noise
+        if (stored_size is not None and stored_size < 1) or (data_seed is not None and data_seed < 0):
+            raise ValueError(
+                f"stored_size must be at least 1 and data_seed at least 0, or null, got {stored_size} and {data_seed}"
+            )
+        self.shots, self.shots_seed = shots, shots_seed
         self.batch_size, self.image_size, self.num_workers = batch_size, image_size, num_workers
-        self.eval_resize = eval_resize if eval_resize is not None else round(image_size * 8 / 7)
-        self.crop_scale, self.flip, self.mean, self.std = crop_scale, flip, mean, std
+        self.mean, self.std = mean, std
+        self.sampling, self.data_seed = sampling, data_seed
+        self.only_classes, self.without_classes = only_classes, without_classes
+        self.augmentation = Augmentation(image_size, crop_scale, flip, noise)
+        resize = eval_resize if eval_resize is not None else round(image_size * 8 / 7)
+        stored = stored_size if stored_size is not None else image_size
+        self._train_square, self._eval_square = SquareCrop(stored, stored), SquareCrop(resize, image_size)
         self._splits: dict[Split, ImageSplit] = {}
-        self._class_names: list[str] | None = None
 
     @abstractmethod
     def read_class_names(self) -> list[str]:
-        """Names of the classes, in the order of their labels."""
+        """Names of all classes of the data, in the order of the labels that `read_split` gives."""
 
     @abstractmethod
-    def read_split(self, split: Split, transform: Transform) -> ImageSplit:
-        """The split ``train``, ``val`` or ``test``."""
+    def read_split(self, split: Split) -> ImageSplit:
+        """The split ``train``, ``val`` or ``test``, of all classes."""
 
-    @property
+    @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of their labels."""
-        if self._class_names is None:
-            self._class_names = self.read_class_names()
-        return self._class_names
+        if self.only_classes is None and self.without_classes is None:
+            return self._all_class_names
+        from .class_filter import filter_classes
+
+        return filter_classes(self._all_class_names, self.only_classes, self.without_classes)
 
     @property
     def num_classes(self) -> int:
-        """Number of classes."""
+        """Number of classes, or of labels where an image has several."""
         return len(self.class_names)
+
+    @property
+    def label_kind(self) -> LabelKind:
+        """What the labels are."""
+        return "single"
 
     @property
     def class_groups(self) -> dict[str, list[str]]:
         """Ways to group the classes for reports, each with the group of every class: ``{"modality": ["CT", ...]}``."""
         return {}
 
+    def class_counts(self) -> Tensor:
+        """``[num_classes]`` int64: training images of each class, or with each label."""
+        labels = self.split("train").labels
+        return labels.bincount(minlength=self.num_classes) if labels.dim() == 1 else labels.long().sum(dim=0)
+
     def setup(self, stage: str) -> None:
         """Read the splits that the stage needs, once."""
-        needed = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",))
-        for split in needed:
+        for split in splits_of(stage):
             if split not in self._splits:
-                self._splits[split] = (
-                    self._read_train() if split == "train" else self.read_split(split, self._eval_transform())
-                )
+                self._splits[split] = self._read(split)
 
     def split(self, name: Split) -> ImageSplit:
         """A split that `setup` has read."""
         return self._splits[name]
 
-    def train_dataloader(self) -> DataLoader[ImageBatch]:
-        """Shuffled; the last, smaller batch is left out, because batch normalisation suffers from it.
+    def square(self, split: Split) -> SquareCrop:
+        """What brings the split's images to one size before any chance: what a cache holds."""
+        return self._train_square if split == "train" else self._eval_square
+
+    def train_dataloader(self) -> DataLoader[LoadedImages]:
+        """In a new order every epoch; the last, smaller batch is left out: batch normalisation suffers from it.
 
         With ``shots`` it stays, since of few images none is to spare, unless it is a single image.
         """
-        return self._loader("train")
+        split = self._splits["train"]
+        images = SquareImages(split, self.square("train"), AUGMENTATION_DRAWS, self._seed)
+        ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        labels = split.labels if self.sampling == "balanced" else None
+        sampler = EpochSampler(images, self._seed, ranks, rank, labels)
+        return self._loader(images, sampler, drop_last=self._leaves_last_batch_out(len(sampler)))
 
-    def val_dataloader(self) -> DataLoader[ImageBatch]:
+    def val_dataloader(self) -> DataLoader[LoadedImages]:
         """In the order of the split."""
-        return self._loader("val")
+        return self._loader(SquareImages(self._splits["val"], self.square("val")))
 
-    def test_dataloader(self) -> DataLoader[ImageBatch]:
+    def test_dataloader(self) -> DataLoader[LoadedImages]:
         """In the order of the split."""
-        return self._loader("test")
+        return self._loader(SquareImages(self._splits["test"], self.square("test")))
 
-    def predict_dataloader(self) -> DataLoader[ImageBatch]:
+    def predict_dataloader(self) -> DataLoader[LoadedImages]:
         """The test split."""
-        return self._loader("test")
+        return self.test_dataloader()
 
-    def on_after_batch_transfer(self, batch: ImageBatch, dataloader_idx: int) -> ImageBatch:
-        """0 to 255 in one or three channels -> three normalised float channels."""
-        images = (batch.images.float() / 255 - self.mean) / self.std
+    def on_after_batch_transfer(self, batch: LoadedImages, dataloader_idx: int) -> ImageBatch:
+        """Bytes in one or three channels -> three augmented (in training) and normalised float channels."""
+        images = batch.images.float()
+        if batch.draws.shape[1] > 0:
+            images = self.augmentation(images, batch.draws)
+        images = (images / 255 - self.mean) / self.std
         return ImageBatch(images.expand(-1, 3, -1, -1).contiguous(), batch.labels)
 
-    def _loader(self, split: Split) -> DataLoader[ImageBatch]:
-        train = split == "train"
-        dataset = self._splits[split]
+    @cached_property
+    def _all_class_names(self) -> list[str]:
+        return self.read_class_names()
+
+    @property
+    def _seed(self) -> int:
+        # The variable is how Lightning hands `seed_everything`'s number to what it starts, ranks and samplers included.
+        return self.data_seed if self.data_seed is not None else int(os.environ.get("PL_GLOBAL_SEED", "0"))
+
+    def _read(self, split: Split) -> ImageSplit:
+        images = self._of_chosen_classes(self.read_split(split), split)
+        if split != "train" or self.shots is None:
+            return images
+        if self.label_kind == "multi":
+            raise ValueError(f"shots asks for {self.shots} images a class, but these images have several labels each")
+        return images.select(draw_shots(images.labels, self.class_names, self.shots, self.shots_seed))
+
+    def _of_chosen_classes(self, images: ImageSplit, split: Split) -> ImageSplit:
+        if self.class_names == self._all_class_names:
+            return images
+        if images.labels.dim() == 2:
+            raise ValueError("only_classes and without_classes need one class an image; these have several labels each")
+        positions = {name: position for position, name in enumerate(self.class_names)}
+        new_labels = torch.tensor([positions.get(name, -1) for name in self._all_class_names])[images.labels]
+        kept = (new_labels >= 0).nonzero().flatten()
+        if len(kept) == 0:
+            raise ValueError(
+                f"the {split} split has no image of the classes that only_classes and without_classes leave"
+            )
+        return ImageSplit(new_labels[kept], images.select(kept).source)
+
+    def _loader(
+        self, images: SquareImages, sampler: EpochSampler | None = None, drop_last: bool = False
+    ) -> DataLoader[LoadedImages]:
         return DataLoader(
-            dataset,
+            images,
             batch_size=self.batch_size,
-            shuffle=train,
-            drop_last=train and self._leaves_last_batch_out(len(dataset)),
+            sampler=sampler,
+            drop_last=drop_last,
             num_workers=self.num_workers,
+            collate_fn=as_loaded,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
@@ -210,28 +248,10 @@ class ImageDataModule(LightningDataModule, ABC):
     def _leaves_last_batch_out(self, images: int) -> bool:
         return images >= self.batch_size and (self.shots is None or images % self.batch_size == 1)
 
-    def _read_train(self) -> ImageSplit:
-        images = self.read_split("train", self._train_transform())
-        if self.shots is None:
-            return images
-        return FewShotImages(images, draw_shots(images.labels, self.class_names, self.shots, self.shots_seed))
 
-    def _train_transform(self) -> Transform:
-        from torchvision.transforms import v2
-
-        crop = v2.RandomResizedCrop(self.image_size, scale=self.crop_scale, antialias=True)
-        steps: list[Transform] = [crop, v2.RandomHorizontalFlip(self.flip)]
-        if self.noise is not None:
-            self.noise.prepare()
-            steps.append(self.noise)
-        transform: Transform = v2.Compose(steps)
-        return transform
-
-    def _eval_transform(self) -> Transform:
-        from torchvision.transforms import v2
-
-        transform: Transform = v2.Compose([v2.Resize(self.eval_resize, antialias=True), v2.CenterCrop(self.image_size)])
-        return transform
+def splits_of(stage: str) -> tuple[Split, ...]:
+    """The splits that a Trainer's stage reads."""
+    return {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",))
 
 
 def encode_labels(names: Sequence[str], class_names: Sequence[str], source: str) -> Tensor:

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from .images import ImageDataModule, ImageSplit, Split, Transform
+from .image_sources import ArrayImages, ImageSplit
+from .images import ImageDataModule, Split
 from .noise_augmentation import NoiseAugmentation
 
 
@@ -57,7 +57,7 @@ class MedMNIST(ImageDataModule):
         """The integers from 0 to the largest training label: the file has no names."""
         return [str(label) for label in range(int(self._labels("train").max()) + 1)]
 
-    def read_split(self, split: Split, transform: Transform) -> ImageSplit:
+    def read_split(self, split: Split) -> ImageSplit:
         """The split's arrays, in memory."""
         images, labels = self._array(f"{split}_images"), self._labels(split)
         if len(images) != len(labels) or images.ndim not in (3, 4) or len(images) == 0:
@@ -65,12 +65,12 @@ class MedMNIST(ImageDataModule):
                 f"{self.path}: the {split} split needs images [N, H, W] or [N, H, W, 3] and as many labels, "
                 f"got images {images.shape} and {len(labels)} labels"
             )
-        if labels.max() >= self.num_classes:
+        if labels.max() >= len(self._all_class_names):
             raise ValueError(
                 f"{self.path}: {split}_labels has the class {int(labels.max())}, which the training split lacks "
-                f"(it has {self.num_classes})"
+                f"(it has {len(self._all_class_names)})"
             )
-        return ArrayImages(torch.from_numpy(images), torch.from_numpy(labels), transform)
+        return ImageSplit(torch.from_numpy(labels), ArrayImages(torch.from_numpy(images)))
 
     def _array(self, key: str) -> NDArray[np.generic]:
         if not self.path.is_file():
@@ -94,21 +94,3 @@ class MedMNIST(ImageDataModule):
                 "only sets with one label an image are supported"
             )
         return labels.reshape(-1).astype(np.int64)
-
-
-class ArrayImages(ImageSplit):
-    """Images held in one array.
-
-    Args:
-        images: ``[N, H, W]`` or ``[N, H, W, 3]`` uint8.
-        labels: ``[N]`` int64.
-        transform: see `ImageSplit`.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, transform: Transform) -> None:
-        super().__init__(labels, transform)
-        self.images = images.unsqueeze(1) if images.dim() == 3 else images.movedim(-1, 1)
-
-    def read(self, index: int) -> Tensor:
-        """``[1, H, W]`` or ``[3, H, W]`` uint8."""
-        return self.images[index]

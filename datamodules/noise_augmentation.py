@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from monai.transforms.transform import RandomizableTransform
 
 NoiseKind = Literal["gaussian", "rician", "gibbs", "k_space_spike"]
+#: Random numbers an image: whether it gets noise, how strong, and the seed of MONAI's transform.
+NOISE_DRAWS = 3
 #: Ranges in which each kind changes a phantom by a standard deviation of .08 of the full range, averaged over images:
 #: what uniform masks of the quickstart's 8 x 8 cells do to it, their mean brightness divided out.
 DEFAULT_STRENGTHS: dict[NoiseKind, tuple[float, float]] = {
@@ -29,8 +31,8 @@ class NoiseAugmentation:
 
     It acts on the image in [0, 1], after crop and flip and before normalisation: Rician noise is that of magnitudes,
     which are not negative, and the k-space is that of the image. Nothing is clipped, since clipping would give Gaussian
-    noise a mean in dark regions. Every random number follows from torch's random state, as the crops' do, so that
-    ``seed_everything`` and the loader's worker seeds decide it.
+    noise a mean in dark regions. Its random numbers are the loader's, as those of the crops are. MONAI's transforms are
+    made for single images, so this part of the augmentation runs image by image.
 
     Args:
         kind: ``gaussian``: independent noise of mean 0 on each pixel. ``rician``: the magnitude of the image with
@@ -68,24 +70,25 @@ class NoiseAugmentation:
         """Smallest and largest strength."""
         return DEFAULT_STRENGTHS[self.kind] if self.strength is None else self.strength
 
-    def __call__(self, image: Tensor) -> Tensor:
-        """Uint8 ``[C, S, S]`` -> fp32 of the same scale, 0 to 255 and, with noise, beyond; channels share a spike."""
-        pixels = image.float()
-        # All three are drawn whatever comes of them: the images behind this one do not depend on its luck.
-        chance, share = torch.rand(2).tolist()
-        seed = int(torch.randint(2**31, ()))
+    def __call__(self, images: Tensor, draws: Tensor) -> Tensor:
+        """``[B, C, S, S]`` fp32 from 0 to 255 -> the same, and beyond with noise; an image's channels share a spike.
+
+        Args:
+            images: the batch.
+            draws: ``[B, NOISE_DRAWS]`` uniform in [0, 1): whether, how strong, and the seed of MONAI's transform.
+        """
+        rows = zip(images, draws.tolist(), strict=True)
+        return torch.stack([self._noisy(image, *numbers) for image, numbers in rows])
+
+    def _noisy(self, image: Tensor, chance: float, share: float, seed: float) -> Tensor:
         low, high = self.strength_range
         strength = low + (high - low) * share
         if chance >= self.probability or strength == 0:
-            return pixels
+            return image
         transform = build_transform(self.kind, strength, image.shape[-2] * image.shape[-1])
-        transform.set_random_state(seed)  # MONAI draws from NumPy, which no seed of torch's reaches
-        noisy: Tensor = transform(pixels / 255)
+        transform.set_random_state(int(seed * 2**31))  # MONAI draws from NumPy, which no seed of torch's reaches
+        noisy: Tensor = transform(image / 255)
         return noisy.as_subclass(Tensor) * 255  # MONAI's own tensors carry metadata along
-
-    def prepare(self) -> None:
-        """Import MONAI now, so that loader processes forked later need not each do so."""
-        build_transform(self.kind, 1.0 if self.kind != "gibbs" else 0.5, 1)
 
 
 def build_transform(kind: NoiseKind, strength: float, pixels: int) -> RandomizableTransform:

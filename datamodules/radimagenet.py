@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from .images import ImageDataModule, ImageSplit, Split, Transform, encode_labels
+from .image_cache import cached_images
+from .image_files import FileImages
+from .image_sources import ImageSplit
+from .image_table import ImageTable
+from .images import ImageDataModule, Split, encode_labels
 from .noise_augmentation import NoiseAugmentation
 
-#: What Pillow decodes; everything else (DICOM, NIfTI, NumPy arrays ...) goes through MONAI's readers.
-RASTER_SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})
-#: Pillow's modes of 8 bits a channel. It would clip 16-bit pixels to white, so MONAI takes those too.
-EIGHT_BIT_MODES = frozenset({"1", "L", "LA", "P", "PA", "RGB", "RGBA"})
 CSV_NAME = "RadiologyAI_{split}.csv"
 COLUMNS = ("filename", "label")
 
@@ -90,42 +87,17 @@ class RadImageNet(ImageDataModule):
         """The classes by ``modality`` (CT, MR, US) and by ``anatomy``, the published eleven; see `group_classes`."""
         return group_classes(read_csv(self.root, "train"), self.class_names)
 
-    def read_split(self, split: Split, transform: Transform) -> ImageSplit:
+    def read_split(self, split: Split) -> ImageSplit:
         """The images that the split's CSV names."""
-        return CsvImages(self.root, read_csv(self.root, split), self.class_names, transform, self.cache)
-
-
-class CsvImages(ImageSplit):
-    """Images named by a CSV, decoded as grey, since RadImageNet's three channels are copies of one.
-
-    Args:
-        root: what the file names are relative to.
-        rows: of the CSV.
-        class_names: all classes.
-        transform: see `ImageSplit`.
-        cache: decode everything now and keep it.
-    """
-
-    def __init__(
-        self, root: Path, rows: CsvRows, class_names: list[str], transform: Transform, cache: bool = False
-    ) -> None:
-        super().__init__(encode_labels(rows.labels, class_names, str(rows.file)), transform)
-        self.root, self.rows = root, rows
-        self._cached: list[Tensor] | None = None
-        if cache:
-            self._cached = [self._decode(index) for index in range(len(self))]
-
-    def read(self, index: int) -> Tensor:
-        """``[1, H, W]`` uint8."""
-        return self._cached[index] if self._cached is not None else self._decode(index)
-
-    def _decode(self, index: int) -> Tensor:
-        path = self.root / self.rows.filenames[index]
-        try:
-            return read_image(path)
-        except Exception as error:  # each reader has its own exceptions, and none names the file
-            line = index + 2  # the header is line 1
-            raise RuntimeError(f"cannot read the image {path} ({self.rows.file.name}, line {line}): {error}") from error
+        rows = read_csv(self.root, split)
+        lines = list(range(2, len(rows.labels) + 2))  # the header is line 1
+        images = FileImages(self.root, ImageTable(rows.file.name, rows.filenames, rows.labels, lines))
+        labels = encode_labels(rows.labels, self._all_class_names, str(rows.file))
+        if not self.cache:
+            return ImageSplit(labels, images)
+        hashes = [sha256((self.root / name).read_bytes()).hexdigest() for name in rows.filenames]
+        square = self.square(split)
+        return ImageSplit(labels, cached_images(images, square, hashes, self.root / ".tamis", split, self.num_workers))
 
 
 def read_csv(root: Path, split: Split) -> CsvRows:
@@ -178,27 +150,3 @@ def group_classes(rows: CsvRows, class_names: Sequence[str]) -> dict[str, list[s
         "anatomy": [name.split("-")[0] if "-" in name else "other" for name in class_names],
     }
     return {way: of_class for way, of_class in groups.items() if len(set(of_class)) > 1}
-
-
-def read_image(path: Path) -> Tensor:
-    """An image file as ``[1, H, W]`` uint8.
-
-    8-bit PNG and JPEG go through Pillow. Medical formats go through MONAI's readers (which import slowly and need their
-    own packages, such as pydicom) and are stretched between their 1st and 99th percentile, since they have no fixed
-    range.
-    """
-    if path.suffix.lower() in RASTER_SUFFIXES:
-        from PIL import Image
-
-        with Image.open(path) as image:
-            if image.mode in EIGHT_BIT_MODES:
-                return torch.from_numpy(np.array(image.convert("L"))).unsqueeze(0)
-    from monai.transforms.intensity.array import ScaleIntensityRangePercentiles
-    from monai.transforms.io.array import LoadImage
-
-    pixels = LoadImage(image_only=True, ensure_channel_first=True)(path)
-    if pixels.dim() != 3:
-        raise ValueError(f"expected one 2D image, got channels and axes {tuple(pixels.shape)}")
-    stretched = ScaleIntensityRangePercentiles(1, 99, 0, 255, clip=True)(pixels[:1])
-    # MONAI's spatial axes are (x, y), torchvision's (row, column).
-    return torch.as_tensor(stretched).round().to(torch.uint8).transpose(1, 2).contiguous()

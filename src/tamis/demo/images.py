@@ -107,7 +107,7 @@ def run_images(folder: Path, seeds: Sequence[int]) -> ImageResults:
         for arm in arms:
             pretrained, tuned = _run_arm(folder, arm, seed)
         learned.append(_against_random(pretrained))  # of the last arm, the learned mask
-    test_images = len(tuned.datamodule.split("test"))
+    test_images = tuned.datamodule.split("test").images
     results = ImageResults(arms, list(seeds), learned, test_images, folder / "noise_mask.png")
     (folder / "metrics.json").write_text(json.dumps(_as_json(results), indent=2) + "\n")
     results_figure(results, pretrained).savefig(results.picture, dpi=120)
