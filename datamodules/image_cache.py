@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
+from numpy.typing import NDArray
 from torch import Tensor
 
 from .image_files import FileImages
@@ -114,7 +115,7 @@ def _make(files: FileImages, square: SquareCrop, cache: Path, threads: int) -> N
                 raise
 
 
-def _decode(files: FileImages, square: SquareCrop, images: np.ndarray, threads: int) -> None:  # type: ignore[type-arg]
+def _decode(files: FileImages, square: SquareCrop, images: NDArray[np.uint8], threads: int) -> None:
     from rich.progress import Progress
 
     def write(index: int) -> None:

@@ -159,7 +159,7 @@ class SquareImages(Dataset[LoadedImages]):
     def __getitems__(self, keys: Sequence[int | SampleKey]) -> LoadedImages:
         """A batch; a plain number is that image in epoch 0."""
         known = [key if isinstance(key, SampleKey) else SampleKey(0, key) for key in keys]
-        indices = [key.index for key in known]
+        indices = [key.image for key in known]
         return LoadedImages(
             self.split.source.read_batch(indices, self.square),
             self.split.labels[indices],

@@ -240,7 +240,7 @@ class ImageDataModule(LightningDataModule, ABC):
             sampler=sampler,
             drop_last=drop_last,
             num_workers=self.num_workers,
-            collate_fn=as_loaded,
+            collate_fn=as_loaded,  # type: ignore[arg-type] # torch declares lists of single items only
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

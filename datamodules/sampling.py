@@ -22,11 +22,11 @@ class SampleKey(NamedTuple):
 
     Args:
         epoch: from 0; with the image it decides the augmentation.
-        index: of the image in the split.
+        image: its number in the split.
     """
 
     epoch: int
-    index: int
+    image: int
 
 
 class EpochSampler(DistributedSampler[SampleKey]):
@@ -58,11 +58,11 @@ class EpochSampler(DistributedSampler[SampleKey]):
     def __iter__(self) -> Iterator[SampleKey]:
         """This rank's keys; the order's first images fill up the last round, so that all ranks have as many."""
         order = np.resize(self._order(), self.total_size)
-        for index in order[self.rank :: self.num_replicas].tolist():
-            yield SampleKey(self.epoch, index)
+        for image in order[self.rank :: self.num_replicas].tolist():
+            yield SampleKey(self.epoch, image)
 
     def _order(self) -> NDArray[np.int64]:
-        images = len(self.dataset)  # type: ignore[arg-type] - torch's Dataset declares no length
+        images = len(self.dataset)  # type: ignore[arg-type]
         generator = _generator(self.seed, _ORDER, self.epoch, 0)
         if self._weights is None:
             return generator.permutation(images)
@@ -87,10 +87,10 @@ def augmentation_draws(keys: Sequence[SampleKey], seed: int, draws: int) -> Tens
 
     A counter-based generator (Philox 4x64, Salmon et al. 2011) needs no state that workers would have to share.
     """
-    rows = [_generator(seed, _AUGMENTATION, key.epoch, key.index).random(draws, dtype=np.float32) for key in keys]
+    rows = [_generator(seed, _AUGMENTATION, key.epoch, key.image).random(draws, dtype=np.float32) for key in keys]
     return torch.from_numpy(np.stack(rows)) if rows else torch.empty(0, draws)
 
 
-def _generator(seed: int, purpose: int, epoch: int, index: int) -> np.random.Generator:
+def _generator(seed: int, purpose: int, epoch: int, image: int) -> np.random.Generator:
     # The low half of the counter counts the numbers of a stream; the high half tells the streams apart.
-    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, epoch, index]))
+    return np.random.Generator(np.random.Philox(key=[seed, purpose], counter=[0, 0, epoch, image]))

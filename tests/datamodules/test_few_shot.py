@@ -87,7 +87,7 @@ def test_the_datamodule_trains_on_the_shots_and_evaluates_on_everything(npz: Pat
     assert trained_on(data) == expected  # the last batch, of 2, too
     assert trained_on(data) == expected  # and the same in the next epoch
     data.setup("test")
-    assert [len(data.split(name)) for name in ("train", "val", "test")] == [6, 12, 12]
+    assert [data.split(name).images for name in ("train", "val", "test")] == [6, 12, 12]
     assert data.num_classes == 3
 
 
@@ -131,7 +131,7 @@ def test_csv_images_and_phantoms_take_shots_too(tmp_path: Path, cache: bool) -> 
         data.setup("fit")
         assert data.split("train").labels.bincount().tolist() == [1] * 15
         for position, row in enumerate(rows):
-            assert torch.equal(data.split("train").read(position), whole.split("train").read(row))
+            assert torch.equal(data.split("train").source.read(position), whole.split("train").source.read(row))
     with pytest.raises(ValueError, match=r"abd-ascites \(1\)"):
         RadImageNet(str(tmp_path / "set"), image_size=32, shots=2).setup("fit")
 

@@ -36,7 +36,7 @@ def test_colour_channels_keep_their_order(tmp_path: Path) -> None:
     images[..., 2] = 255
     data = MedMNIST(str(write_npz(tmp_path / "set.npz", colour=True, test_images=images)))
     data.setup("test")
-    assert data.split("test")[0].images.amax(dim=(1, 2)).tolist() == [0, 0, 255]
+    assert data.split("test").source.read(0).amax(dim=(1, 2)).tolist() == [0, 0, 255]
 
 
 def test_missing_file_and_missing_array(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from tamis.datamodules import RadImageNet
-from tamis.datamodules.images import ImageBatch
-from tamis.datamodules.radimagenet import read_image
+from tamis.datamodules.image_files import read_image
+from tamis.datamodules.image_sources import LoadedImages
 
 ROWS = [
     ("radiology_ai/CT/abd/normal/abd-normal000001.png", "abd-normal"),
@@ -57,7 +57,7 @@ def test_each_stage_reads_only_its_splits(root: Path) -> None:
     (root / "RadiologyAI_test.csv").unlink()
     data = RadImageNet(str(root))
     data.setup("fit")
-    assert len(data.split("train")) == 4
+    assert data.split("train").images == 4
 
 
 @pytest.mark.parametrize("cache", [True, False])
@@ -67,14 +67,14 @@ def test_training_images_are_shuffled_crops(root: Path, cache: bool) -> None:
     batches = list(data.train_dataloader())
     assert [batch.images.shape for batch in batches] == [(2, 1, 16, 16)] * 2
     assert sorted(torch.cat([batch.labels for batch in batches]).tolist()) == [0, 1, 2, 2]
-    assert isinstance(batches[0], ImageBatch)
+    assert isinstance(batches[0], LoadedImages)
 
 
 def test_cached_images_need_no_file_any_more(root: Path) -> None:
     data = RadImageNet(str(root), cache=True)
     data.setup("test")
     (root / ROWS[0][0]).unlink()
-    assert data.split("test")[0].images.shape == (1, 224, 224)
+    assert next(iter(data.test_dataloader())).images[0].shape == (1, 224, 224)
 
 
 def test_medical_formats_go_through_monai(tmp_path: Path) -> None:
