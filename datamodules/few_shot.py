@@ -31,8 +31,8 @@ def draw_shots(labels: Tensor, class_names: Sequence[str], shots: int, seed: int
     if short:
         raise ValueError(
             f"shots asks for {shots} training images of each class, but fewer are there of "
-            f"{', '.join(short[:5])}{' ...' if len(short) > 5 else ''}; lower shots, or take these "
-            "classes out of every split"
+            f"{', '.join(short[:5])}{' ...' if len(short) > 5 else ''}; lower shots, or leave these "
+            "classes out by without_classes (RadImageNet: or by class_list: found)"
         )
     generator = torch.Generator().manual_seed(seed)
     # A whole permutation of each class: how many of it are kept must not change what the next class draws.

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,8 @@ from .image_sources import ImageSource, SquareCrop
 #: Raised whenever the same files and options make other bytes.
 CACHE_VERSION = 1
 ARRAY_FILE, ABOUT_FILE = "images.npy", "about.json"
+#: Seconds without a write after which a maker counts as dead.
+ABANDONED = 3600
 #: Images that are decoded before they are written: some MB at the published size.
 CHUNK = 256
 
@@ -32,15 +35,16 @@ class MappedImages(ImageSource):
 
     Args:
         file: an array ``[N, C, S, S]`` uint8.
+        square: what has brought the images to their size.
     """
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, square: SquareCrop) -> None:
+        self.file, self.square = file, square
         self._images = np.load(file, mmap_mode="r")
 
-    def __reduce__(self) -> tuple[type[MappedImages], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[MappedImages], tuple[Path, SquareCrop]]:
         """By name: a pickled map would carry all images along to processes that are not forked."""
-        return MappedImages, (self.file,)
+        return MappedImages, (self.file, self.square)
 
     def __len__(self) -> int:
         """N."""
@@ -51,8 +55,14 @@ class MappedImages(ImageSource):
         return torch.from_numpy(np.array(self._images[index]))
 
     def read_batch(self, indices: Sequence[int], square: SquareCrop) -> Tensor:
-        """``[B, C, S, S]`` uint8, copied in one go."""
-        return square(torch.from_numpy(self._images[np.asarray(indices, dtype=np.int64)]))
+        """``[B, C, S, S]`` uint8, copied in one go.
+
+        Raises:
+            ValueError: for another size than the cache has: what it holds cannot be resized as the files could.
+        """
+        if square != self.square:
+            raise ValueError(f"{self.file} holds images of {self.square}, not of {square}")
+        return torch.from_numpy(self._images[np.asarray(indices, dtype=np.int64)])
 
 
 def cache_key(hashes: Sequence[str], files: FileImages, square: SquareCrop) -> str:
@@ -91,11 +101,12 @@ def cached_images(
     cache = folder / f"{name}-{square.size}px-{cache_key(hashes, files, square)}"
     if not (cache / ARRAY_FILE).is_file():
         _make(files, square, cache, max(1, num_workers))
-    return MappedImages(cache / ARRAY_FILE)
+    return MappedImages(cache / ARRAY_FILE, square)
 
 
 def _make(files: FileImages, square: SquareCrop, cache: Path, threads: int) -> None:
     """Write beside the cache and rename: what is there is whole, and of two makers at once one wins."""
+    _sweep(cache)
     channels = 1 if files.color == "grey" else 3
     shape = (len(files), channels, square.size, square.size)
     _check_room(cache.parent, int(np.prod(shape)))
@@ -127,6 +138,13 @@ def _decode(files: FileImages, square: SquareCrop, images: NDArray[np.uint8], th
         for start in range(0, len(files), CHUNK):
             for _ in pool.map(write, range(start, min(start + CHUNK, len(files)))):
                 progress.advance(task)
+
+
+def _sweep(cache: Path) -> None:
+    """Take away what makers that were killed have left."""
+    for part in cache.parent.glob(f".{cache.name}-*/part/{ARRAY_FILE}"):
+        if time.time() - part.stat().st_mtime > ABANDONED:
+            shutil.rmtree(part.parent.parent, ignore_errors=True)
 
 
 def _check_room(folder: Path, size: int) -> None:

@@ -12,9 +12,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .image_csv import COLUMNS
+from .layouts import CSV_NAME
 from .noise_augmentation import NoiseAugmentation
 from .phantom_drawing import Canvas, ct_abdomen, ct_lung, mr_brain, us_abdomen, us_thyroid
-from .radimagenet import COLUMNS, CSV_NAME, RadImageNet
+from .radimagenet import RadImageNet
+from .sampling import Sampling
 
 SETTINGS_FILE = "phantoms.json"
 #: Raised whenever the same settings draw other files, so that a folder of the old ones is not taken for the new.
@@ -78,6 +81,10 @@ class Phantoms(RadImageNet):
         shots: see `ImageDataModule`.
         shots_seed: see `ImageDataModule`.
         noise: of scanners, on training images; see `NoiseAugmentation`.
+        sampling: see `ImageDataModule`.
+        data_seed: see `ImageDataModule`.
+        only_classes: see `ImageDataModule`.
+        without_classes: see `ImageDataModule`.
     """
 
     def __init__(
@@ -100,6 +107,10 @@ class Phantoms(RadImageNet):
         shots: int | None = None,
         shots_seed: int = 0,
         noise: NoiseAugmentation | None = None,
+        sampling: Sampling = "uniform",
+        data_seed: int | None = None,
+        only_classes: list[str] | None = None,
+        without_classes: list[str] | None = None,
     ) -> None:
         super().__init__(
             root,
@@ -115,6 +126,12 @@ class Phantoms(RadImageNet):
             shots,
             shots_seed,
             noise,
+            stored_size=phantom_size,  # what the files are, so that crops lose nothing
+            sampling=sampling,
+            data_seed=data_seed,
+            only_classes=only_classes,
+            without_classes=without_classes,
+            class_list="found",  # 15 of RadImageNet's 165
         )
         sizes = {"train": train_images, "val": val_images, "test": test_images}
         too_small = {split: size for split, size in sizes.items() if size < len(CLASSES)}
@@ -127,14 +144,18 @@ class Phantoms(RadImageNet):
         self.settings = {"version": DRAWING_VERSION, "sizes": sizes, "phantom_size": phantom_size, "seed": seed}
 
     def prepare_data(self) -> None:
-        """Draw the images, unless the root has them already.
+        """Draw the images, unless the root has them already, and cache them.
 
         Raises:
             FileExistsError: if the root holds something else.
         """
-        if not self.root.exists():
+        if self.root.exists():
+            self._check_settings()
+        else:
             self._generate()
-            return
+        super().prepare_data()
+
+    def _check_settings(self) -> None:
         settings_file = self.root / SETTINGS_FILE
         found = json.loads(settings_file.read_text()) if settings_file.is_file() else "no phantoms"
         if found != self.settings:

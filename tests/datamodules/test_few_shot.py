@@ -123,8 +123,8 @@ def test_csv_images_and_phantoms_take_shots_too(tmp_path: Path, cache: bool) -> 
     root = str(tmp_path / "set")
     drawn = Phantoms(root, 60, 15, 15, phantom_size=32, image_size=32, cache=cache, shots=1, shots_seed=4)
     drawn.prepare_data()
-    read = RadImageNet(root, batch_size=8, image_size=32, cache=cache, shots=1, shots_seed=4)
-    whole = RadImageNet(root, image_size=32)
+    read = RadImageNet(root, batch_size=8, image_size=32, cache=cache, shots=1, shots_seed=4, class_list="found")
+    whole = RadImageNet(root, image_size=32, class_list="found")
     whole.setup("fit")
     rows = draw_shots(whole.split("train").labels, whole.class_names, 1, seed=4).tolist()
     for data in (drawn, read):
@@ -132,8 +132,8 @@ def test_csv_images_and_phantoms_take_shots_too(tmp_path: Path, cache: bool) -> 
         assert data.split("train").labels.bincount().tolist() == [1] * 15
         for position, row in enumerate(rows):
             assert torch.equal(data.split("train").source.read(position), whole.split("train").source.read(row))
-    with pytest.raises(ValueError, match=r"abd-ascites \(1\)"):
-        RadImageNet(str(tmp_path / "set"), image_size=32, shots=2).setup("fit")
+    with pytest.raises(ValueError, match=r"CT__abd__ascites \(1\).*class_list: found"):
+        RadImageNet(str(tmp_path / "set"), image_size=32, shots=2, class_list="found").setup("fit")
 
 
 @pytest.mark.parametrize(("shots", "seed"), [(0, 0), (-1, 0), (1, -1)])

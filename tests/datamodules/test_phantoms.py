@@ -38,7 +38,9 @@ def test_radimagenet_reads_them_unchanged(tmp_path: Path) -> None:
     phantoms(tmp_path / "set").prepare_data()
     data = RadImageNet(str(tmp_path / "set"), batch_size=10, image_size=32)
     data.setup("fit")
-    assert data.class_names == sorted(kind.label for kind in CLASSES)
+    assert data.num_classes == 165
+    found = RadImageNet(str(tmp_path / "set"), batch_size=10, image_size=32, class_list="found")
+    assert found.class_names == sorted(kind.folder.replace("/", "__") for kind in CLASSES)
     rows = (tmp_path / "set" / "RadiologyAI_train.csv").read_text().splitlines()
     assert rows[0] == "filename,label"
     assert len(rows) == 61

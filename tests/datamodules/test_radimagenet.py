@@ -45,12 +45,46 @@ def test_batches_are_normalised_with_the_published_statistics(root: Path) -> Non
         torch.testing.assert_close(batch.images[number], torch.full((3, 24, 24), grey), atol=1e-5, rtol=0)
 
 
-def test_classes_are_the_sorted_training_labels(root: Path) -> None:
-    data = RadImageNet(str(root), batch_size=4, image_size=24)
+def test_classes_are_the_pinned_ones_or_those_found(root: Path) -> None:
+    found = RadImageNet(str(root), batch_size=4, image_size=24, class_list="found")
+    found.setup("test")
+    assert found.class_names == ["CT__abd__normal", "MR__knee__acl_pathology", "US__gb"]
+    assert next(iter(found.test_dataloader())).labels.tolist() == [0, 1, 2, 2]
+    pinned = RadImageNet(str(root), batch_size=4, image_size=24)
+    pinned.setup("test")
+    assert pinned.num_classes == 165
+    labels = next(iter(pinned.test_dataloader())).labels.tolist()
+    assert [pinned.class_names[label] for label in labels] == [found.class_names[label] for label in (0, 1, 2, 2)]
+
+
+def test_classes_can_be_left_out_before_pretraining_and_alone_after(root: Path) -> None:
+    unseen = ["MR__knee__*"]
+    data = RadImageNet(str(root), batch_size=2, image_size=24, class_list="found", without_classes=unseen)
+    data.setup("fit")
+    assert data.class_names == ["CT__abd__normal", "US__gb"]
+    assert data.split("train").labels.tolist() == [0, 1, 1]
+    assert data.split("train").images == 3
+    assert torch.equal(data.split("train").source.read(1), read_image(root / ROWS[2][0]))
+    assert data.class_counts().tolist() == [1, 2]
+    assert data.class_groups["anatomy"] == ["abd", "usabd"]
+    alone = RadImageNet(str(root), image_size=24, only_classes=["MR__knee__*"])
+    assert alone.num_classes == 18
+    alone.setup("fit")
+    assert [alone.class_names[label] for label in alone.split("val").labels] == ["MR__knee__acl_pathology"]
+    gone = RadImageNet(str(root), image_size=24, only_classes=["MR__hip__*"])
+    with pytest.raises(ValueError, match="the train split has no image of the classes"):
+        gone.setup("fit")
+
+
+@pytest.mark.parametrize("color", ["grey", "rgb"])
+def test_colours_are_kept_or_made_grey(root: Path, color: str) -> None:
+    Image.new("RGB", (40, 40), (255, 0, 0)).save(root / ROWS[0][0])
+    data = RadImageNet(str(root), batch_size=4, image_size=24, mean=0.0, std=1.0, color=color)  # type: ignore[arg-type]
     data.setup("test")
-    assert data.class_names == ["abd-normal", "knee-acl_pathology", "usabd-gb"]
-    assert data.num_classes == 3
-    assert next(iter(data.test_dataloader())).labels.tolist() == [0, 1, 2, 2]
+    raw = next(iter(data.test_dataloader()))
+    red = data.on_after_batch_transfer(raw, 0).images[0, :, 0, 0]
+    expected = [76 / 255] * 3 if color == "grey" else [1.0, 0.0, 0.0]  # .299 of red's 255
+    torch.testing.assert_close(red, torch.tensor(expected))
 
 
 def test_each_stage_reads_only_its_splits(root: Path) -> None:
@@ -62,7 +96,7 @@ def test_each_stage_reads_only_its_splits(root: Path) -> None:
 
 @pytest.mark.parametrize("cache", [True, False])
 def test_training_images_are_shuffled_crops(root: Path, cache: bool) -> None:
-    data = RadImageNet(str(root), batch_size=2, image_size=16, cache=cache)
+    data = RadImageNet(str(root), batch_size=2, image_size=16, cache=cache, class_list="found")
     data.setup("fit")
     batches = list(data.train_dataloader())
     assert [batch.images.shape for batch in batches] == [(2, 1, 16, 16)] * 2
@@ -125,7 +159,7 @@ def test_empty_split(root: Path) -> None:
 def test_label_that_training_lacks(root: Path) -> None:
     write_csv(root, "val", [*ROWS, (ROWS[0][0], "abd-unheard_of")])
     with pytest.raises(ValueError, match=r"RadiologyAI_val.csv has labels that .* lacks: abd-unheard_of"):
-        RadImageNet(str(root)).setup("fit")
+        RadImageNet(str(root), class_list="found").setup("fit")
 
 
 @pytest.mark.parametrize("content", [b"", b"not a picture"])
