@@ -12,7 +12,7 @@ from .radimagenet_classes import MODALITIES, class_of_path
 
 #: Ends of the names of images; what Pillow and MONAI's readers take. A README or Thumbs.db is no image.
 IMAGE_SUFFIXES = (
-    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"),
+    *(".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"),
     *(".dcm", ".dicom", ".nii", ".nii.gz", ".npy", ".mha", ".mhd", ".nrrd"),
 )
 
