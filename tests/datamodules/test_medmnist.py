@@ -7,9 +7,12 @@ import torch
 from tamis.datamodules import MedMNIST
 
 
+COUNTS = {"train": 6, "val": 4, "test": 4}
+
+
 def write_npz(path: Path, colour: bool = False, flat_labels: bool = False, **changes: object) -> Path:
     arrays: dict[str, object] = {}
-    for split, count in (("train", 6), ("val", 4), ("test", 4)):
+    for split, count in COUNTS.items():
         shape = (count, 28, 28, 3) if colour else (count, 28, 28)
         arrays[f"{split}_images"] = np.full(shape, 51, dtype=np.uint8)
         labels = (np.arange(count) % 3).astype(np.uint8)
@@ -53,10 +56,14 @@ def test_file_that_is_no_npz(tmp_path: Path) -> None:
         MedMNIST(str(tmp_path / "set.npz")).setup("fit")
 
 
-def test_several_labels_an_image_are_refused(tmp_path: Path) -> None:
-    path = write_npz(tmp_path / "set.npz", train_labels=np.zeros((6, 14), dtype=np.uint8))
-    with pytest.raises(ValueError, match="one label an image"):
-        MedMNIST(str(path)).setup("fit")
+def test_several_labels_an_image(tmp_path: Path) -> None:
+    several = {f"{split}_labels": np.eye(count, 4, dtype=np.uint8) for split, count in COUNTS.items()}
+    data = MedMNIST(str(write_npz(tmp_path / "set.npz", **several)), batch_size=4)
+    data.setup("fit")
+    assert (data.label_kind, data.class_names) == ("multi", ["0", "1", "2", "3"])
+    assert data.class_counts().tolist() == [1, 1, 1, 1]
+    batch = next(iter(data.val_dataloader()))
+    torch.testing.assert_close(batch.labels, torch.eye(4))
 
 
 def test_class_that_training_lacks(tmp_path: Path) -> None:
