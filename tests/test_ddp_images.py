@@ -1,4 +1,4 @@
-"""31 images on two processes give what one process gives, though the sampler repeats one of them."""
+"""Two processes give what one gives: in evaluation though the sampler repeats an image, in training step by step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from tamis.datamodules import Phantoms
 from tamis.modules import ImageClassifier
@@ -58,3 +59,29 @@ def test_two_processes_report_what_one_does(tmp_path: Path) -> None:
                 assert float(found[key]) == pytest.approx(float(text), abs=1e-5), key
             except ValueError:
                 assert found[key] == text, key
+
+
+def test_two_processes_train_on_the_batches_of_one(tmp_path: Path) -> None:
+    Phantoms(str(tmp_path / "phantoms"), 40, 15, 15, phantom_size=32).prepare_data()
+    ImageClassifier("test_vit", num_classes=15).export(tmp_path)  # a network without batch normalisation
+    one, two = (_fit(tmp_path / f"run{processes}", tmp_path, processes) for processes in (1, 2))
+    start = torch.load(tmp_path / "classifier.pt", weights_only=True)["state_dict"]
+    assert one.keys() == two.keys() == start.keys()
+    assert any((one[name] - start[name]).abs().max() > 1e-2 for name in one)
+    for name, parameter in one.items():
+        torch.testing.assert_close(two[name], parameter, atol=1e-4, rtol=1e-4, msg=name)
+
+
+def _fit(folder: Path, root: Path, processes: int) -> dict[str, torch.Tensor]:
+    """The weights after two epochs of global batches of 8, every class as often, with all augmentation."""
+    flags = [f"--data.root={root / 'phantoms'}", "--data.test_images=15", "--data.train_images=40"]
+    flags += ["--data.val_images=15", "--data.phantom_size=32", "--data.image_size=32", "--data.sampling=balanced"]
+    flags += [f"--data.batch_size={8 // processes}", f"--data.num_workers={processes - 1}", f"--run_dir={folder}"]
+    flags += ["--model.backbone=test_vit", f"--model.weights={root}", "--trainer.accelerator=cpu"]
+    flags += ["--trainer.max_epochs=2", f"--trainer.devices={processes}", "--trainer.callbacks+=ModelExport"]
+    flags += ["--trainer.enable_progress_bar=false", *(["--trainer.strategy=ddp"] if processes > 1 else [])]
+    command = [sys.executable, "-m", "tamis", "fit", "--model=ImageClassifier", "--data=Phantoms", *flags]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    weights: dict[str, torch.Tensor] = torch.load(folder / "model" / "classifier.pt", weights_only=True)["state_dict"]
+    return weights

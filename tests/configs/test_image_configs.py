@@ -1,5 +1,6 @@
 """Every config of the noise mask runs for a step, on tiny data in the formats of the real sets."""
 
+import shutil
 from importlib.resources import files
 from pathlib import Path
 
@@ -48,10 +49,16 @@ def test_medmnist(stage: str, tmp_path: Path, npz: Path) -> None:
     fit(config, tmp_path / "run", f"--data.path={npz}", *weights_for(config, tmp_path, "test_resnet", 3))
 
 
+@pytest.mark.parametrize("stage", ["merged_baseline", "merged_noise_mask"])
+def test_medmnist_merged(stage: str, tmp_path: Path, npz: Path) -> None:
+    shutil.copy(npz, tmp_path / "other.npz")
+    fit(f"medmnist/{stage}.yaml", tmp_path / "run", f"--data.path=[{npz},{tmp_path / 'other.npz'}]")
+
+
 @pytest.mark.parametrize("stage", ["baseline", "noise_mask", "finetune"])
 def test_radimagenet(stage: str, tmp_path: Path, phantoms: Path) -> None:
     config = f"radimagenet/{stage}.yaml"
-    weights = weights_for(config, tmp_path, "resnet18", 15)
+    weights = weights_for(config, tmp_path, "resnet18", 165)
     fit(config, tmp_path / "run", f"--data.root={phantoms}", "--data.image_size=64", *weights)
 
 
@@ -64,7 +71,7 @@ def test_policy_gradient_instead_of_the_published_objective_is_a_matter_of_flags
 
 @pytest.mark.parametrize("stage", ["baseline", "finetune"])
 def test_the_test_of_a_classifier_leaves_its_report(stage: str, tmp_path: Path, phantoms: Path, npz: Path) -> None:
-    sets = {"radimagenet": (phantoms, "root", "resnet18", 15), "medmnist": (npz, "path", "test_resnet", 3)}
+    sets = {"radimagenet": (phantoms, "root", "resnet18", 165), "medmnist": (npz, "path", "test_resnet", 3)}
     for name, (path, option, backbone, classes) in sets.items():
         ImageClassifier(backbone, num_classes=classes).export(tmp_path / name)
         config = files("tamis.configs").joinpath(name, f"{stage}.yaml")
