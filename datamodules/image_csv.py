@@ -31,8 +31,6 @@ SPLIT_NAMES = {
 }
 #: Of a row whose file is one image, in a table of which others are slices.
 NO_SLICE = -1
-#: A name that must be looked at: absolute, with a backslash, or with a part that is empty or only dots.
-ODD_NAME = re.compile(r"\\|^/|^[A-Za-z]:|//|(^|/)\.\.?(/|$)")
 
 
 class CsvTable(NamedTuple):
@@ -49,15 +47,12 @@ class CsvTable(NamedTuple):
     notes: list[str]
 
 
-def read_header(file: Path) -> list[str]:
-    """The names of a CSV's columns; none if the file is empty."""
-    rows = csv.reader(io.StringIO(_decode(file, file.open("rb").readline()), newline=""))
-    return [name.strip() for name in next(rows, [])]
-
-
-def has_columns(header: Sequence[str]) -> bool:
-    """Whether a header has ``filename`` and ``label``."""
-    return set(COLUMNS) <= set(header)
+def names_images(file: Path) -> bool:
+    """Whether a CSV has the columns of one that names images."""
+    try:
+        return set(COLUMNS) <= set(_read_header(file))
+    except ValueError:  # something else's text; if nothing else is found, reading it will say so
+        return False
 
 
 def read_csv(file: Path, group_column: str | None = None) -> CsvTable:
@@ -71,8 +66,8 @@ def read_csv(file: Path, group_column: str | None = None) -> CsvTable:
         ValueError: naming file and line, if a column is missing, a name or label is empty, a file lies outside the
             folder, a slice is no number, a split is none, the text is not UTF-8 or no CSV, or there is no row.
     """
-    header = read_header(file)
-    if not has_columns(header):
+    header = _read_header(file)
+    if not set(COLUMNS) <= set(header):
         raise ValueError(f"{file} must have the columns {' and '.join(COLUMNS)}, found: {', '.join(header) or 'none'}")
     group = _group_column(file, header, group_column)
     wanted = [*COLUMNS, *([group] if group else []), *(name for name in (SLICE_COLUMN, SPLIT_COLUMN) if name in header)]
@@ -82,10 +77,10 @@ def read_csv(file: Path, group_column: str | None = None) -> CsvTable:
         if not all(columns[name]):
             line = lines[columns[name].index("")]
             raise ValueError(f"{file}, line {line}: the {name} is empty; give the row one, or take it out")
-    files = [name if not ODD_NAME.search(name) else "" for name in columns["filename"]]
-    for row, name in enumerate(files):
-        if not name:
-            files[row] = _tidy(columns["filename"][row], file, lines[row])
+    files = [
+        _tidy(name, file, line) if _is_odd(name) else name
+        for name, line in zip(columns["filename"], lines, strict=True)
+    ]
     labels, notes = canonical_labels(file.name, files, columns["label"], lines)
     groups = columns[group] if group else None
     table = ImageTable(file.name, files, labels, lines, _slices(file, columns, lines), groups)
@@ -121,6 +116,12 @@ def _is_bare(label: str, of_path: str | None) -> bool:
     return of_path is not None and label == CLASS_PARTS[of_path].pathology
 
 
+def _read_header(file: Path) -> list[str]:
+    with file.open("rb") as handle:
+        line = handle.readline()
+    return [name.strip() for name in next(csv.reader([_decode(file, line)]), [])]
+
+
 def _decode(file: Path, content: bytes) -> str:
     try:
         return content.decode("utf-8-sig")
@@ -135,22 +136,24 @@ def _decode(file: Path, content: bytes) -> str:
 def _read_cells(file: Path, positions: list[int]) -> tuple[list[list[str]], list[int]]:
     """The cells of some columns without the spaces around them, a list a column, and the rows' lines."""
     reader = csv.reader(io.StringIO(_decode(file, file.read_bytes()), newline=""))
-    rows: list[list[str]] = []
+    columns: list[list[str]] = [[] for _ in positions]
+    appends = [(column.append, position) for column, position in zip(columns, positions, strict=True)]
     lines: list[int] = []
     widest = max(positions)
     try:
         next(reader)
         for row in reader:
             if len(row) > widest:
-                rows.append([row[position] for position in positions])
+                for append, position in appends:  # a list of each row kept would have a million of them collected
+                    append(row[position].strip())
                 lines.append(reader.line_num)
             elif any(row):
                 raise ValueError(f"{file}, line {reader.line_num} has {len(row)} cells, the header asks for more")
     except csv.Error as error:
         raise ValueError(f"{file}, line {reader.line_num} is no CSV: {error}") from error
-    if not rows:
+    if not lines:
         raise ValueError(f"{file} names no image: {_emptiness(file)}")
-    return [[cell.strip() for cell in column] for column in zip(*rows, strict=True)], lines
+    return columns, lines
 
 
 def _emptiness(file: Path) -> str:
@@ -165,6 +168,11 @@ def _group_column(file: Path, header: Sequence[str], asked: str | None) -> str |
         return asked
     plain = {re.sub(r"[\s_]", "", name).lower(): name for name in reversed(header)}
     return next((plain[name] for name in GROUP_COLUMNS if name in plain), None)
+
+
+def _is_odd(name: str) -> bool:
+    """Whether a name may be absolute, or has a backslash, an empty part or one that begins with a dot."""
+    return name[0] in "./" or name[1:2] == ":" or "\\" in name or "//" in name or "/." in name
 
 
 def _tidy(name: str, file: Path, line: int) -> str:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from .image_csv import COLUMNS, SPLIT_NAMES, has_columns, read_csv, read_header
+from .image_csv import COLUMNS, SPLIT_NAMES, names_images, read_csv
 from .image_table import ImageTable
 from .image_trees import is_image, read_tree, visible_files, visible_folders
 from .radimagenet_classes import CLASS_PARTS, MODALITIES
@@ -133,7 +133,7 @@ def _read_folder(folder: Path, group_column: str | None, shares: Sequence[float]
     official = {split: name for split in SPLITS if (name := CSV_NAME.format(split=split)) in csvs}
     if official:
         return _read_csvs("RadImageNet's CSVs", folder, official, group_column)
-    named = [name for name in csvs if has_columns(read_header(folder / name))]
+    named = [name for name in csvs if names_images(folder / name)]
     of_split = _by_split(folder, [name for name in named if name[:-4].lower() in SPLIT_NAMES])
     if of_split:
         return _read_csvs("a CSV for each split", folder, of_split, group_column)

@@ -290,6 +290,7 @@ def test_folders_of_classes_without_splits(tmp_path: Path) -> None:
 
 def test_a_csv_that_names_no_images_does_not_hide_a_tree(tmp_path: Path) -> None:
     write_csv(tmp_path / "counts.csv", [("cat", 1)], ("name", "count"))
+    (tmp_path / "size.csv").write_bytes("Größe\n1\n".encode("latin-1"))
     touch(tmp_path, "train/cat/1.png", "train/dog/1.png")
     assert read_layout(tmp_path).kind == "folders of splits"
 
