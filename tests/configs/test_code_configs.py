@@ -129,7 +129,7 @@ def test_every_config_is_run() -> None:
     """The ones above and the ones in test_image_configs.py are all there are."""
     masks = ("baseline", "noise_mask", "random_mask", "finetune")
     images = {f"quickstart/phantoms_{stage}.yaml" for stage in (*masks, "monai_noise")}
-    images |= {f"medmnist/{stage}.yaml" for stage in masks}
+    images |= {f"medmnist/{stage}.yaml" for stage in (*masks, "merged_baseline", "merged_noise_mask")}
     images |= {f"radimagenet/{stage}.yaml" for stage in ("baseline", "noise_mask", "finetune")}
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == images | set(CODE)
     assert len(CODE) == 29

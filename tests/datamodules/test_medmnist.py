@@ -6,7 +6,6 @@ import torch
 
 from tamis.datamodules import MedMNIST
 
-
 COUNTS = {"train": 6, "val": 4, "test": 4}
 
 
