@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 from urllib.request import Request, urlopen
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from .medmnist_sets import OfficialFile
 
@@ -60,10 +60,16 @@ def download(official: OfficialFile, folder: Path, address: str = ZENODO) -> Pat
     return target
 
 
-def md5_of(file: Path) -> str:
-    """A file's MD5, with a bar, for the largest take a minute."""
+def compare_md5(file: Path, official: OfficialFile) -> None:
+    """Warn of a file that looks like an official one but has another MD5; some take a minute."""
     with file.open("rb") as handle:
-        return _copy(handle, None, file.stat().st_size, file.name)
+        found = _copy(handle, None, file.stat().st_size, file.name)
+    if found != official.md5:
+        rank_zero_warn(
+            f"{file} is not the official {official.name}: its MD5 is {found}, not {official.md5}. Number and shape of "
+            "its images are the official ones, so the names of its classes are taken to be so, too",
+            stacklevel=2,
+        )
 
 
 def _fetch(url: str, part: Path) -> str:

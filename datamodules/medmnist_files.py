@@ -135,6 +135,7 @@ def extract_array(npz: Path, key: str, folder: Path) -> Path:
         try:
             shutil.copyfileobj(member, part, COPY_BYTES)
             part.close()
+            np.load(part.name, mmap_mode="r", allow_pickle=False)  # refuses a file shorter than its header says
             os.chmod(part.name, 0o444)
             os.replace(part.name, target)
         except BaseException:
@@ -159,8 +160,8 @@ def require_file(npz: Path) -> None:
     """Raise FileNotFoundError if there is no such file."""
     if not npz.is_file():
         raise FileNotFoundError(
-            f"{npz} does not exist; give the npz of a MedMNIST set, such as organamnist.npz "
-            "(https://doi.org/10.5281/zenodo.10519652)"
+            f"{npz} does not exist; give the npz of a MedMNIST set, such as organamnist.npz, or the name of an "
+            "official file, such as breastmnist_64 (https://doi.org/10.5281/zenodo.10519652)"
         )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from .image_sources import ArrayImages, ImageSource, ImageSplit
 from .images import LabelKind
-from .medmnist_download import md5_of
+from .medmnist_download import compare_md5
 from .medmnist_files import (
     MappedArrayImages,
     check_images,
@@ -97,7 +97,7 @@ class MedMNISTFile:
                 f"its classes are {self._numbered}"
             )
         elif self.cache is None or not all(extracted(self.path, key, self.cache).is_file() for key in keys):
-            self._compare_md5(named)
+            compare_md5(self.path, named)
         if self.cache is not None:
             for key in keys:
                 extract_array(self.path, key, self.cache)
@@ -105,14 +105,6 @@ class MedMNISTFile:
     @property
     def _numbered(self) -> str:
         return f"{self.class_names[0]} to {self.class_names[-1]}" if self.class_names else "none"
-
-    def _compare_md5(self, named: OfficialFile) -> None:
-        found = md5_of(self.path)
-        if found != named.md5:
-            rank_zero_warn(
-                f"{self.path} is not the official {named.name}: its MD5 is {found}, not {named.md5}. Number and shape "
-                "of its images are the official ones, so the names of its classes are taken to be so, too"
-            )
 
     def _looks_like(self, named: OfficialFile) -> bool:
         facts = named.facts
