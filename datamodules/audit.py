@@ -1,0 +1,203 @@
+"""``python -m tamis.datamodules.audit ROOT``: looks at every image of a set and says what is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .auditing import AUDIT_FILE, Audit, describe, examine_images, fault_rows, summary
+from .faults import FAULT_KINDS, drop_faults, lost_classes
+from .grey_levels import GreyLevels, measure_levels
+from .image_table import ImageTable
+from .image_trees import is_image
+from .layouts import read_layout
+from .manifest import MANIFEST_FILE, manifest_folder
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DESCRIPTION = (
+    "Looks at every image that a folder's CSVs or folders of classes name, and lists what is missing, unreadable, "
+    "blank, of several labels, in several splits or there twice; counts the classes; measures mean and standard "
+    "deviation. What the files hold is kept in a manifest, so that a second run reads only what has changed. "
+    "The exit status is 0 if nothing is wrong, 1 if something is, and 2 if the audit could not be made."
+)
+WHAT_TO_DO = {
+    "missing": "fetch the files, or take their rows out",
+    "unreadable": "fetch the files again; these stop a training that comes to them",
+    "blank": "these teach nothing but their label",
+    "label_conflict": "nobody knows which label is right; --data.audit drop leaves all of them out",
+    "two_splits": "the scores would be too good; --data.audit drop keeps the one in training",
+    "duplicate": "these weigh more than others; --data.audit drop keeps one",
+    "group_in_two_splits": "the scores would be too good; --data.audit drop keeps the group's first split",
+}
+#: Classes shown without --classes: the largest and the smallest.
+LARGEST, SMALLEST = 8, 4
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command's options."""
+    parser = argparse.ArgumentParser(prog="python -m tamis.datamodules.audit", description=DESCRIPTION)
+    parser.add_argument("root", type=Path, help="folder of the images, as for --data.root")
+    parser.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="threads that read (%(default)s)")
+    parser.add_argument("--folder", type=Path, help="where manifest.csv and audit.csv are kept (ROOT/.tamis)")
+    parser.add_argument("--group-column", help="column of the CSV that no split may tear apart (a patient's)")
+    parser.add_argument(
+        "--policy",
+        choices=["keep", "drop"],
+        default="keep",
+        help="count and measure all images, or those that --data.audit drop leaves (%(default)s); no file is touched",
+    )
+    parser.add_argument("--limit", type=_count, default=5, help="faults of each kind that are shown (%(default)s)")
+    parser.add_argument("--classes", action="store_true", help="show the counts of all classes")
+    parser.add_argument("--json", type=Path, help="write everything into this file, too")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Audit, print, and return the exit status."""
+    from rich.console import Console
+
+    options = build_parser().parse_args(arguments)
+    try:
+        layout = read_layout(options.root, options.group_column)
+        audit = examine_images(options.root, layout.tables, options.folder, options.workers)
+        kept, problem = _kept(layout.tables, audit)
+        if options.policy == "drop" and problem:
+            raise ValueError(problem)
+        levels = measure_levels(kept if options.policy == "drop" else layout.tables, audit.manifest)
+        unnamed = unnamed_images(options.root, layout.tables)
+        if options.json is not None:
+            options.json.write_text(json.dumps(report(layout.tables, audit, levels, unnamed), indent=2) + "\n")
+    except (OSError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(layout.description)
+    for note in layout.notes:
+        console.print(f"note: {note}")
+    print_classes(console, kept if options.policy == "drop" else layout.tables, options.classes)
+    print_levels(console, levels)
+    print_faults(console, layout.tables, audit, options.limit)
+    if audit.faults:
+        console.print(f"\n{problem or what_drop_leaves(layout.tables, kept)}")
+    if unnamed:
+        console.print(f"\nnot a fault: nothing names {len(unnamed)} images that lie there, such as {unnamed[0]}")
+    place = manifest_folder(options.root, options.folder)
+    files = [place / MANIFEST_FILE, *([place / AUDIT_FILE] if audit.faults else [])]
+    console.print(f"\nwritten: {' and '.join(map(str, files))}")
+    return 1 if audit.faults else 0
+
+
+def _kept(tables: Mapping[str, ImageTable], audit: Audit) -> tuple[Mapping[str, ImageTable], str]:
+    """What the policy drop leaves, or all with the reason why it cannot be."""
+    try:
+        return drop_faults(tables, audit.faults), ""
+    except ValueError as error:
+        return tables, str(error)
+
+
+def what_drop_leaves(tables: Mapping[str, ImageTable], kept: Mapping[str, ImageTable]) -> str:
+    """One line about the splits, and one about classes that lose all their training images."""
+    left = ", ".join(f"{table.rows} of {tables[split].rows} {split}" for split, table in kept.items())
+    lost = lost_classes(tables, kept)
+    return f"--data.audit drop would leave {left}" + (f"\nand no training image of {', '.join(lost)}" if lost else "")
+
+
+def unnamed_images(root: Path, tables: Mapping[str, ImageTable]) -> list[str]:
+    """Images below the root that no table names, sorted; hidden folders are not looked into."""
+    named = {file for table in tables.values() for file in table.files}
+    found: list[str] = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        below = Path(folder).relative_to(root).as_posix()
+        prefix = "" if below == "." else f"{below}/"
+        images = (prefix + name for name in files if is_image(name) and not name.startswith("."))
+        found += [name for name in images if name not in named]
+    return sorted(found)
+
+
+def report(
+    tables: Mapping[str, ImageTable], audit: Audit, levels: Mapping[str, GreyLevels], unnamed: Sequence[str]
+) -> dict[str, object]:
+    """Everything that was found, for programs."""
+    counts = Counter(fault.kind for fault in audit.faults)
+    return {
+        "faults": {kind: counts[kind] for kind in FAULT_KINDS},
+        "rows": fault_rows(tables, audit.faults),
+        "classes": {split: dict(sorted(Counter(table.labels).items())) for split, table in tables.items()},
+        "levels": {name: level._asdict() for name, level in levels.items() if level.images},
+        "unnamed": list(unnamed),
+    }
+
+
+def print_classes(console: Console, tables: Mapping[str, ImageTable], everything: bool) -> None:
+    """Images of each class in each split, the most frequent first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    counts = {split: Counter(table.labels) for split, table in tables.items()}
+    total = sum(counts.values(), Counter[str]())
+    names = sorted(total, key=lambda name: (-total[name], name))
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("Images", overflow="fold")
+    for split in tables:
+        grid.add_column(split, justify="right")
+    grid.add_row(f"all {len(names)} classes", *(str(table.rows) for table in tables.values()))
+    folded = len(names) - LARGEST - SMALLEST
+    for position, name in enumerate(names):
+        if everything or folded <= 1 or position < LARGEST or position >= LARGEST + folded:
+            grid.add_row(escape(name), *(str(count[name]) for count in counts.values()))
+        elif position == LARGEST:
+            grid.add_row(f"[dim]{folded} more: --classes[/]", *("" for _ in tables))
+    console.print()
+    console.print(grid)
+
+
+def print_levels(console: Console, levels: Mapping[str, GreyLevels]) -> None:
+    """Means and standard deviations, and what to paste."""
+    from rich.table import Table
+
+    grid = Table(box=None, pad_edge=False)
+    grid.add_column("Grey values")
+    for name in ("images", "mean", "std"):
+        grid.add_column(name, justify="right")
+    for name, level in levels.items():
+        if level.images:
+            grid.add_row(name, str(level.images), f"{level.mean:.4f}", f"{level.std:.4f}")
+    console.print()
+    console.print(grid)
+    # Constants are fitted to data: those of the test images are not to be known.
+    chosen = levels.get("train", levels["all"])
+    if chosen.std > 0:
+        console.print(f"--data.mean {chosen.mean:.4f} --data.std {chosen.std:.4f}")
+
+
+def print_faults(console: Console, tables: Mapping[str, ImageTable], audit: Audit, limit: int) -> None:
+    """How many of each kind, the first of them, and what to do."""
+    console.print(f"\nFaults: {summary(audit.faults)}")
+    for kind in FAULT_KINDS:
+        of_kind = [fault for fault in audit.faults if fault.kind == kind]
+        if of_kind:
+            console.print(f"{kind} {len(of_kind)}: {WHAT_TO_DO[kind]}", style="red")
+        for fault in of_kind[:limit]:
+            console.print(f"  {describe(tables, fault)}")
+        if len(of_kind) > limit:
+            console.print(f"  {len(of_kind) - limit} more")
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be at least 0, got {number}")
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
