@@ -126,10 +126,12 @@ def test_the_config_of_7b_has_the_paper_s_numbers() -> None:
 
 
 def test_every_config_is_run() -> None:
-    """The ones above and the ones in test_image_configs.py are all there are."""
+    """The ones above, in test_image_configs.py and in test_transfer_configs.py are all there are."""
     masks = ("baseline", "noise_mask", "random_mask", "finetune")
     images = {f"quickstart/phantoms_{stage}.yaml" for stage in (*masks, "monai_noise")}
     images |= {f"medmnist/{stage}.yaml" for stage in (*masks, "merged_baseline", "merged_noise_mask")}
     images |= {f"radimagenet/{stage}.yaml" for stage in ("baseline", "noise_mask", "finetune")}
+    unseen = ("unseen_anatomy_pretraining", "unseen_anatomy")
+    images |= {f"transfer/{stage}.yaml" for stage in ("linear_probe", "finetune", "few_shot", *unseen)}
     assert {str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")} == images | set(CODE)
     assert len(CODE) == 29
