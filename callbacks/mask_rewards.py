@@ -52,13 +52,9 @@ class HeldOutImages:
         return torch.cat(images), torch.cat(labels)
 
 
-@torch.no_grad()
 def distributions(policy: NoisePolicy, images: Tensor, rows_at_once: int) -> MaskDistribution:
-    """The mask distributions of many images in evaluation mode; the policy's mode is put back."""
-    training = policy.training
-    policy.eval()
-    parts = [policy(part) for part in images.split(rows_at_once)]
-    policy.train(training)
+    """The mask distributions of many images in evaluation mode."""
+    parts = [policy.evaluated(part) for part in images.split(rows_at_once)]
     return MaskDistribution(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
 

@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from .backbones import build_backbone, load_classifier, save_classifier, to_channels_last
+from .backbones import build_backbone, load_classifier
 from .classification import agree_on_classes, classification_metrics, log_evaluation
+from .classifier_part import ClassifierPart
 from .classifier_weights import head_names, in_head
 
 
-class ImageClassifier(LightningModule):
+class ImageClassifier(ClassifierPart):
     """Cross-entropy on clean images; the defaults are the published baseline's (SGD 0.1, times 0.1 every 30 epochs).
 
     Args:
@@ -56,7 +56,7 @@ class ImageClassifier(LightningModule):
         self.trainable, self.channels_last = trainable, channels_last
         self.optimizer, self.scheduler = optimizer, scheduler
         self._trained_before = weights is not None
-        self.network: nn.Module | None = None
+        self.network = None
         if num_classes is not None:
             self._build(num_classes)
 
@@ -76,22 +76,6 @@ class ImageClassifier(LightningModule):
                 "trainable is head and weights is null: the last layer learns on a random network that stays as it is; "
                 "give the weights to probe, unless this is a control"
             )
-
-    @property
-    def classifier(self) -> nn.Module:
-        """The network itself, with logits for outputs.
-
-        Raises:
-            RuntimeError: while the number of classes is unknown.
-        """
-        if self.network is None:
-            raise RuntimeError("the network is not built yet: give num_classes, or let a Trainer with data set it up")
-        return self.network
-
-    def forward(self, images: Tensor) -> Tensor:
-        """``[B, 3, S, S]`` normalised images -> ``[B, classes]`` logits."""
-        logits: Tensor = self.classifier(to_channels_last(images) if self.channels_last else images)
-        return logits
 
     def train(self, mode: bool = True) -> Self:
         """Training or evaluation mode, which a frozen network is always in but for its last layer."""
@@ -113,12 +97,12 @@ class ImageClassifier(LightningModule):
             return
         images = len(loader.sampler) if isinstance(loader.sampler, Sized) else 0
         last = images % loader.batch_size
-        self._check_batch(loader.batch_size if loader.drop_last or last == 0 else last)
+        self.refuse_single_image(loader.batch_size if loader.drop_last or last == 0 else last)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Mean cross-entropy of a batch of images and labels."""
         images, labels = batch
-        self._check_batch(len(images))
+        self.refuse_single_image(len(images))
         loss = F.cross_entropy(self(images), labels)
         self.log("train/cross_entropy", loss, prog_bar=True)
         return loss
@@ -141,10 +125,6 @@ class ImageClassifier(LightningModule):
         optimizer = self.optimizer([p for p in self.classifier.parameters() if p.requires_grad])
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
-    def export(self, folder: Path) -> None:
-        """Write ``classifier.pt`` into ``folder``."""
-        save_classifier(folder, self.classifier, self.backbone, int(self.hparams["num_classes"]))
-
     def _build(self, num_classes: int) -> None:
         self.network = build_backbone(self.backbone, num_classes, self.channels_last)
         for name, parameter in self.network.named_parameters():
@@ -152,16 +132,6 @@ class ImageClassifier(LightningModule):
         self.train(self.training)
         self.metrics = classification_metrics(num_classes)
         self.hparams["num_classes"] = num_classes  # so that a checkpoint can be loaded without the data
-
-    def _check_batch(self, images: int) -> None:
-        """Refuse a single image where batch normalisation would take the image's own statistics for the data's."""
-        kinds = (nn.modules.batchnorm._BatchNorm,)
-        alone = images < 2 and self.trainer.world_size == 1
-        if alone and any(isinstance(layer, kinds) and layer.training for layer in self.classifier.modules()):
-            raise ValueError(
-                f"the batch normalisation of {self.backbone} needs at least 2 images a training step, got {images}; "
-                "raise batch_size, or drop the last incomplete batch (the DataLoader's drop_last)"
-            )
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
         images, labels = batch

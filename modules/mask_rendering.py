@@ -70,3 +70,18 @@ def deviation(masks: Tensor) -> Tensor:
     centred = pixels - pixels.mean(dim=1, keepdim=True)
     length: Tensor = torch.linalg.vector_norm(centred, dim=1)
     return length / math.sqrt(pixels.shape[1] - 1)
+
+
+@torch.no_grad()
+def mask_statistics(cells: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    """What is logged of a batch's masks, under ``rollout/`` names.
+
+    Args:
+        cells: ``[B, G * G]``.
+        masks: ``[B, 1, S, S]`` rendered from them.
+    """
+    return {
+        "rollout/cell_mean": cells.mean(),
+        "rollout/mask_mean": masks.mean(),
+        "rollout/mask_std": deviation(masks).mean(),
+    }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -12,9 +11,10 @@ from torch.nn import functional as F
 
 from ..functional import official_noise_objective
 from ..rollout import Rollout
-from .backbones import build_backbone, save_classifier, to_channels_last
+from .backbones import build_backbone
 from .classification import agree_on_classes, classification_metrics, log_evaluation
-from .mask_rendering import MaskNormalisation, MaskRenderer, deviation, reverse_gradient
+from .classifier_part import ClassifierPart
+from .mask_rendering import MaskNormalisation, MaskRenderer, mask_statistics, reverse_gradient
 from .masked_evaluation import KINDS, MaskedEvaluation
 from .noise_objective import (
     Objective,
@@ -28,7 +28,7 @@ from .noise_policy import CELL_MARGIN, MaskDistribution, NoisePolicy, separate_d
 from .policy import ActionEvaluation, PolicyModule
 
 
-class NoiseMaskPretraining(PolicyModule):
+class NoiseMaskPretraining(ClassifierPart, PolicyModule):
     """Noise pretraining (Yavuz & Yang, "Policy Gradient-Driven Noise Mask", ICPR 2024): a policy and a classifier.
 
     For each image the policy draws K masks of G x G cells from Beta(alpha(x), beta(x)); a mask is upsampled, blurred
@@ -126,7 +126,7 @@ class NoiseMaskPretraining(PolicyModule):
             if objective in ("random", "none")
             else NoisePolicy(policy_backbone, grid, decay, average, policy_image_size, channels_last)
         )
-        self.network: nn.Module | None = None
+        self.network = None
         if num_classes is not None:
             self._build(num_classes)
 
@@ -139,19 +139,6 @@ class NoiseMaskPretraining(PolicyModule):
     def num_samples(self) -> int:
         """Actions a group, by the name that filters look for: K."""
         return self.masks_per_image
-
-    @property
-    def classifier(self) -> nn.Module:
-        """The classifier, with logits for outputs.
-
-        Raises:
-            RuntimeError: while the number of classes is unknown.
-        """
-        if self.network is None:
-            raise RuntimeError(
-                "the classifier is not built yet: give num_classes, or let a Trainer with data set it up"
-            )
-        return self.network
 
     def setup(self, stage: str) -> None:
         """Check the update and the grid, and build the classifier for the data's classes."""
@@ -177,11 +164,7 @@ class NoiseMaskPretraining(PolicyModule):
         if k > 1:  # with one row an image the batch is not copied
             observations = {name: tensor.repeat_interleave(k, dim=0) for name, tensor in observations.items()}
         if self.policy is None:
-            if self.training and len(group_ids) < 2:  # a policy refuses a single image itself
-                raise ValueError(
-                    "the classifier's batch normalisation needs at least 2 images a training step, got 1; raise "
-                    "batch_size, or drop the last incomplete batch (the DataLoader's drop_last)"
-                )
+            self.refuse_single_image(len(group_ids))  # a policy refuses it itself
             random = self.objective == "random"
             actions = self.random_cells(len(group_ids)) if random else torch.ones(len(group_ids), self.grid**2)
             actions = actions.to(images.device)
@@ -202,7 +185,9 @@ class NoiseMaskPretraining(PolicyModule):
         cells = reverse_gradient(rollout.actions) if turned else rollout.actions
         masks = None if self.objective == "none" else self.render_masks(cells, images.shape[-1])
         cross_entropy = self._cross_entropy(images if masks is None else images * masks, labels)
-        self._log_masks(rollout.actions, masks, cross_entropy)
+        self.log("train/cross_entropy", cross_entropy.detach().mean(), prog_bar=True)
+        if masks is not None:
+            self.log_dict(mask_statistics(rollout.actions, masks))
         loss = self._loss(rollout, cross_entropy)
         return rollout.replace(rewards=self.reward_of(cross_entropy), environment_loss=loss)
 
@@ -257,16 +242,9 @@ class NoiseMaskPretraining(PolicyModule):
             if self.objective == "none":
                 cells = expected = torch.ones_like(cells)
         else:
-            training = self.policy.training
-            distribution = self.policy.eval()(images)
-            self.policy.train(training)
+            distribution = self.policy.evaluated(images)
             cells, expected = distribution.sample(), distribution.mean()
         return self.render_masks(cells, images.shape[-1]), self.render_masks(expected, images.shape[-1])
-
-    def forward(self, images: Tensor) -> Tensor:
-        """``[B, 3, S, S]`` normalised images -> ``[B, classes]`` logits."""
-        logits: Tensor = self.classifier(to_channels_last(images) if self.channels_last else images)
-        return logits
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Score the classifier on the validation split: clean, behind mean masks, behind drawn ones."""
@@ -284,10 +262,6 @@ class NoiseMaskPretraining(PolicyModule):
             optimizers.append(make_optimizer(network.parameters()))
             schedulers.append({"scheduler": make_scheduler(optimizers[-1]), "interval": "epoch"})
         return optimizers, schedulers
-
-    def export(self, folder: Path) -> None:
-        """Write the heated classifier's ``classifier.pt`` into ``folder``; the policy has done its work."""
-        save_classifier(folder, self.classifier, self.backbone, int(self.hparams["num_classes"]))
 
     def _build(self, num_classes: int) -> None:
         self.network = build_backbone(self.backbone, num_classes, self.channels_last)
@@ -345,11 +319,3 @@ class NoiseMaskPretraining(PolicyModule):
         self.log("update/lr_classifier_effective", rate * factor)
         # One number for the batch; the update takes the mean over rows, which gives it back.
         return official_noise_objective(log_probs, cross_entropy, self.divide_lr_factor).expand(len(rollout))
-
-    def _log_masks(self, cells: Tensor, masks: Tensor | None, cross_entropy: Tensor) -> None:
-        with torch.no_grad():
-            self.log("train/cross_entropy", cross_entropy.mean(), prog_bar=True)
-            if masks is not None:
-                self.log("rollout/cell_mean", cells.mean())
-                self.log("rollout/mask_mean", masks.mean())
-                self.log("rollout/mask_std", deviation(masks).mean())

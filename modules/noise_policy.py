@@ -136,6 +136,14 @@ class NoisePolicy(nn.Module):
             self._move_average(self.base_beta, beta)
         return distribution
 
+    @torch.no_grad()
+    def evaluated(self, images: Tensor) -> MaskDistribution:
+        """The mask distribution of each image in evaluation mode; the mode that the policy is in comes back."""
+        training = self.training
+        distribution: MaskDistribution = self.eval()(images)
+        self.train(training)
+        return distribution
+
     def average_distribution(self) -> MaskDistribution:
         """``[1, M]`` the distribution of the running averages alone, a constant."""
         limits = {"min": -LOG_LIMIT, "max": LOG_LIMIT}
