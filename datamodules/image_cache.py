@@ -82,7 +82,7 @@ def cache_key(hashes: Sequence[str], files: FileImages, square: SquareCrop) -> s
 
 
 def cached_images(
-    files: FileImages, square: SquareCrop, hashes: Sequence[str], folder: Path, name: str, num_workers: int = 0
+    files: FileImages, square: SquareCrop, hashes: Sequence[str], folder: Path, name: str, threads: int = 1
 ) -> MappedImages:
     """The images at one size from the cache, which is made first if it is not there.
 
@@ -92,7 +92,7 @@ def cached_images(
         hashes: of each file's content; other content is another cache.
         folder: of all caches.
         name: of the split, for people who look into the folder.
-        num_workers: threads that decode; 0 is one.
+        threads: that decode.
 
     Raises:
         OSError: if the disk has too little room, or the folder cannot be written.
@@ -100,7 +100,7 @@ def cached_images(
     """
     cache = folder / f"{name}-{square.size}px-{cache_key(hashes, files, square)}"
     if not (cache / ARRAY_FILE).is_file():
-        _make(files, square, cache, max(1, num_workers))
+        _make(files, square, cache, threads)
     return MappedImages(cache / ARRAY_FILE, square)
 
 

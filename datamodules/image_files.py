@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .image_sources import ImageSource
 from .image_table import ImageTable
+from .volumes import VolumeReader
 
 #: What Pillow decodes; everything else (DICOM, NIfTI, NumPy arrays ...) goes through MONAI's readers.
 RASTER_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
@@ -39,6 +40,8 @@ class FileImages(ImageSource):
         # A list of a million strings would be copied page by page into every loader process, which counts references
         # in them; one array has one count.
         self._files = PackedStrings(table.files)
+        self._slices = None if table.slices is None else np.asarray(table.slices)
+        self._volumes = VolumeReader()
 
     def __len__(self) -> int:
         """Number of images."""
@@ -52,7 +55,8 @@ class FileImages(ImageSource):
         """
         path = self.root / self._files[index]
         try:
-            return read_image(path, self.color, self.intensity_range)
+            slice_index = None if self._slices is None else int(self._slices[index])
+            return read_image(path, self.color, self.intensity_range, slice_index, self._volumes)
         except Exception as error:  # each reader has its own exceptions, and none names the file
             raise RuntimeError(
                 f"cannot read the image {path} ({self.table.where(index)}): {error}; "
@@ -60,32 +64,33 @@ class FileImages(ImageSource):
             ) from error
 
 
-def read_image(path: Path, color: Color = "grey", intensity_range: tuple[float, float] | None = None) -> Tensor:
+def read_image(
+    path: Path,
+    color: Color = "grey",
+    intensity_range: tuple[float, float] | None = None,
+    slice_index: int | None = None,
+    volumes: VolumeReader | None = None,
+) -> Tensor:
     """An image file as ``[1, H, W]`` uint8, or ``[3, H, W]`` with ``color`` ``rgb``.
 
-    8-bit PNG, JPEG, BMP and TIFF go through Pillow. Medical formats go through MONAI's readers (which import slowly and
-    need their own packages, such as pydicom) and are mapped to bytes from ``intensity_range``, in the file's own units
-    such as Hounsfield's, or between their 1st and 99th percentile, since they have no range of their own.
+    8-bit PNG, JPEG, BMP and TIFF go through Pillow. Medical formats and 16-bit files go through MONAI's readers (which
+    import slowly and need their own packages, such as pydicom); see `tamis.datamodules.volumes.read_slice`.
+
+    Args:
+        path: the file.
+        color: channels to make.
+        intensity_range: of medical formats, what becomes black and white.
+        slice_index: of a volume, from 0; ``None`` or negative for a file of one image.
+        volumes: keeps the volume for the next slice.
     """
-    if path.suffix.lower() in RASTER_SUFFIXES:
+    if path.suffix.lower() in RASTER_SUFFIXES and (slice_index is None or slice_index < 0):
         from PIL import Image
 
         with Image.open(path) as image:
             if image.mode in EIGHT_BIT_MODES:
                 pixels = torch.from_numpy(np.array(image.convert("L" if color == "grey" else "RGB")))
                 return pixels.unsqueeze(0) if color == "grey" else pixels.movedim(-1, 0).contiguous()
-    from monai.transforms.intensity.array import ScaleIntensityRange, ScaleIntensityRangePercentiles
-    from monai.transforms.io.array import LoadImage
-
-    values = LoadImage(image_only=True, ensure_channel_first=True)(path)
-    if values.dim() != 3:
-        raise ValueError(f"expected one 2D image, got channels and axes {tuple(values.shape)}")
-    if intensity_range is None:
-        stretched = ScaleIntensityRangePercentiles(1, 99, 0, 255, clip=True)(values[:1])
-    else:
-        stretched = ScaleIntensityRange(*intensity_range, 0, 255, clip=True)(values[:1])
-    # MONAI's spatial axes are (x, y), torchvision's (row, column).
-    grey = torch.as_tensor(stretched).round().to(torch.uint8).transpose(1, 2).contiguous()
+    grey = (volumes or VolumeReader()).read_slice(path, slice_index, intensity_range=intensity_range)
     return grey if color == "grey" else grey.expand(3, -1, -1).contiguous()
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from .augmentation import AUGMENTATION_DRAWS, Augmentation
+from .class_filter import filter_classes
 from .few_shot import draw_shots
 from .image_sources import ImageSplit, LoadedImages, SquareCrop, SquareImages, as_loaded
 from .noise_augmentation import NoiseAugmentation
@@ -128,10 +129,6 @@ class ImageDataModule(LightningDataModule, ABC):
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of their labels."""
-        if self.only_classes is None and self.without_classes is None:
-            return self._all_class_names
-        from .class_filter import filter_classes
-
         return filter_classes(self._all_class_names, self.only_classes, self.without_classes)
 
     @property

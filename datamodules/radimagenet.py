@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from functools import cached_property
-from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from .auditing import AuditPolicy, audit_images, audited_tables
 from .image_cache import cached_images
 from .image_files import Color, FileImages
 from .image_sources import ImageSplit
 from .image_table import ImageTable
 from .images import ImageDataModule, Split, encode_labels, splits_of
 from .layouts import Layout, read_layout
+from .manifest import content_hashes, manifest_folder
 from .noise_augmentation import NoiseAugmentation
 from .radimagenet_classes import choose_classes, class_columns
 from .sampling import Sampling
+from .scanning import update_manifest
 
 
 class RadImageNet(ImageDataModule):
@@ -81,7 +83,7 @@ class RadImageNet(ImageDataModule):
         data_seed: int | None = None,
         only_classes: list[str] | None = None,
         without_classes: list[str] | None = None,
-        audit: Literal["off", "keep", "drop", "raise"] = "off",
+        audit: Literal["off"] | AuditPolicy = "off",
         cache_dir: str | None = None,
         color: Color = "grey",
         intensity_range: tuple[float, float] | None = None,
@@ -111,7 +113,7 @@ class RadImageNet(ImageDataModule):
         if intensity_range is not None and not intensity_range[0] < intensity_range[1]:
             raise ValueError(f"intensity_range must rise, got {intensity_range}")
         self.root, self.cache, self.audit = Path(root), cache, audit
-        self.cache_dir = Path(cache_dir) if cache_dir is not None else self.root / ".tamis"
+        self.cache_dir = manifest_folder(self.root, Path(cache_dir) if cache_dir is not None else None)
         self.color: Color = color
         self.intensity_range = intensity_range
         self.class_list: Literal["auto", "pinned", "found"] = class_list
@@ -119,10 +121,11 @@ class RadImageNet(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Audit and cache, on one process of each machine; without a Trainer, for all splits."""
-        fn = None if self.trainer is None else self.trainer.state.fn
-        splits = splits_of(fn.value) if fn is not None else tuple(self.tables)
+        if self.audit != "off":
+            audit_images(self.root, self.layout.tables, self.cache_dir, self._threads)
         if self.cache:
-            for split in splits:
+            stage = None if self.trainer is None else self.trainer.state.fn
+            for split in tuple(self.tables) if stage is None else splits_of(stage.value):
                 self.read_split(split)
 
     @cached_property
@@ -137,7 +140,9 @@ class RadImageNet(ImageDataModule):
     @cached_property
     def tables(self) -> dict[Split, ImageTable]:
         """The rows of each split, without those that the audit drops."""
-        return self.layout.tables
+        if self.audit == "off":
+            return self.layout.tables
+        return audited_tables(self.root, self.layout.tables, self.audit, self.cache_dir, self._threads)
 
     def read_class_names(self) -> list[str]:
         """As ``class_list`` says."""
@@ -156,10 +161,15 @@ class RadImageNet(ImageDataModule):
         files = FileImages(self.root, table, self.color, self.intensity_range)
         if not self.cache:
             return ImageSplit(labels, files)
-        hashes = [sha256((self.root / name).read_bytes()).hexdigest() for name in table.files]
+        manifest = update_manifest(self.root, table.files, self.cache_dir, self._threads)
+        hashes = content_hashes(manifest, table.files)
         return ImageSplit(
-            labels, cached_images(files, self.square(split), hashes, self.cache_dir, split, self.num_workers)
+            labels, cached_images(files, self.square(split), hashes, self.cache_dir, split, self._threads)
         )
+
+    @property
+    def _threads(self) -> int:
+        return max(1, self.num_workers)
 
     def _table(self, split: Split) -> ImageTable:
         self.layout.table(split)  # says what is missing, and where

@@ -43,12 +43,12 @@ def hashes(root: Path) -> list[str]:
     return [sha256((root / name).read_bytes()).hexdigest() for name in NAMES]
 
 
-def cached(root: Path, square: SquareCrop = SQUARE, threads: int = 0, **options: object) -> MappedImages:
+def cached(root: Path, square: SquareCrop = SQUARE, threads: int = 1, **options: object) -> MappedImages:
     return cached_images(source(root, **options), square, hashes(root), root / ".tamis", "train", threads)
 
 
 @pytest.mark.parametrize("color", ["grey", "rgb"])
-@pytest.mark.parametrize("threads", [0, 3])
+@pytest.mark.parametrize("threads", [1, 3])
 def test_the_cache_holds_what_the_files_give(
     root: Path, color: str, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

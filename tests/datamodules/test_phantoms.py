@@ -17,7 +17,7 @@ def phantoms(root: Path, seed: int = 0, train_images: int = 60) -> Phantoms:
 
 
 def digest(root: Path) -> str:
-    files = sorted(root.rglob("*.png")) + sorted(root.rglob("*.csv"))
+    files = sorted(root.rglob("*.png")) + sorted(root.glob("*.csv"))
     content = b"".join(str(path.relative_to(root)).encode() + path.read_bytes() for path in files)
     return hashlib.sha256(content).hexdigest()
 
