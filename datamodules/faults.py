@@ -146,7 +146,7 @@ def _basic_fault(record: FileRecord, slice_index: int | None) -> tuple[FaultKind
 
 def _faults_of_copies(tables: Tables, rows: Sequence[Row]) -> Iterator[Fault]:
     """The faults of rows whose pixels are the same."""
-    ordered = sorted(rows, key=lambda row: (_rank(row.split), tables[row.split].files[row.row], row))
+    ordered = sorted(rows, key=lambda row: _to_keep_first(tables, row))
     files = [tables[row.split].files[row.row] for row in ordered]
     labels = Counter(tables[row.split].labels[row.row] for row in ordered)
     splits = Counter(row.split for row in ordered)
@@ -170,10 +170,16 @@ def _torn_groups(tables: Tables, dropped: set[Row]) -> Iterator[Fault]:
                 splits.setdefault(group, set()).add(split)
     for group, names in splits.items():
         if len(names) > 1:
-            files = {row: tables[row.split].files[row.row] for row in rows[group]}
-            ordered = sorted(rows[group], key=lambda row: (_rank(row.split), files[row], row))
+            ordered = sorted(rows[group], key=lambda row: _to_keep_first(tables, row))
             text = f"{group} in {_counts(Counter(row.split for row in ordered))}"
-            yield Fault("group_in_two_splits", ordered, [files[row] for row in ordered], text)
+            files = [tables[row.split].files[row.row] for row in ordered]
+            yield Fault("group_in_two_splits", ordered, files, text)
+
+
+def _to_keep_first(tables: Tables, row: Row) -> tuple[object, ...]:
+    """What rows are sorted by: the same file may be there twice, in one split, but for two patients."""
+    table = tables[row.split]
+    return _rank(row.split), table.files[row.row], "" if table.groups is None else table.groups[row.row], row
 
 
 def _slice_of(table: ImageTable, row: int) -> int | None:
