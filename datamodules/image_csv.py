@@ -166,7 +166,7 @@ def _group_column(file: Path, header: Sequence[str], asked: str | None) -> str |
         if asked not in header:
             raise ValueError(f"{file} has no column {asked} to group by, found: {', '.join(header)}")
         return asked
-    plain = {re.sub(r"[\s_]", "", name).lower(): name for name in reversed(header)}
+    plain = {re.sub(r"[\s_]", "", name).lower(): name for name in header}
     return next((plain[name] for name in GROUP_COLUMNS if name in plain), None)
 
 

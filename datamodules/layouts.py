@@ -222,8 +222,7 @@ def _torn_groups(tables: dict[str, ImageTable]) -> list[str]:
     groups = {split: set(table.groups or ()) for split, table in tables.items()}
     names = list(groups)
     return [
-        f"{tables[one].source} and {tables[other].source}: {len(both)} patients are in {one} and in {other}, "
-        f"such as {min(both)}"
+        f"{tables[one].source}: {len(both)} patients are in {one} and in {other}, such as {min(both)}"
         for position, one in enumerate(names)
         for other in names[position + 1 :]
         if (both := groups[one] & groups[other])

@@ -98,6 +98,12 @@ def test_bare_pathologies_take_their_anatomy_from_the_folder(tmp_path: Path) -> 
     assert read_layout(tmp_path).table("train").labels == NAMES
 
 
+def test_folders_that_name_no_class_contradict_nothing(tmp_path: Path) -> None:
+    write_csv(tmp_path / "RadiologyAI_train.csv", [("images/1.png", "usabd-gb")])
+    layout = read_layout(tmp_path)
+    assert (layout.table("train").labels, layout.notes) == (["US__gb"], [])
+
+
 def test_windows_made_csvs(tmp_path: Path) -> None:
     lines = ["\ufefffilename , label", "radiology_ai\\US\\gb\\usn1.png,usabd-gb ", "", " .\\cat//1.png,cat"]
     (tmp_path / "RadiologyAI_train.csv").write_text("\r\n".join(lines), encoding="utf-8", newline="")
@@ -191,10 +197,16 @@ def test_patients_in_two_given_splits_are_told(tmp_path: Path) -> None:
         rows = [(f"{split}{patient}.png", "x", patient) for patient in patients]
         write_csv(tmp_path / f"{split}.csv", rows, ("filename", "label", "patient"))
     assert read_layout(tmp_path).notes == [
-        "train.csv and val.csv: 1 patients are in train and in val, such as c",
-        "train.csv and test.csv: 1 patients are in train and in test, such as c",
-        "val.csv and test.csv: 1 patients are in val and in test, such as c",
+        "train.csv: 1 patients are in train and in val, such as c",
+        "train.csv: 1 patients are in train and in test, such as c",
+        "val.csv: 1 patients are in val and in test, such as c",
     ]
+
+
+def test_patients_in_two_splits_of_one_csv_are_told(tmp_path: Path) -> None:
+    rows = [("1.png", "x", "p", "train"), ("2.png", "x", "p", "test")]
+    write_csv(tmp_path / "all.csv", rows, ("filename", "label", "patient", "split"))
+    assert read_layout(tmp_path).notes == ["all.csv: 1 patients are in train and in test, such as p"]
 
 
 def test_slices_of_volumes(tmp_path: Path) -> None:
@@ -280,6 +292,19 @@ def test_the_bare_official_tree_is_split_here(tmp_path: Path) -> None:
     assert [f"radiology_ai/{name}" for name in inside.table("val").files] == layout.table("val").files
 
 
+def test_one_modality_of_the_official_tree(tmp_path: Path) -> None:
+    names = [f"CT/{anatomy}/normal/{number}.png" for anatomy in ("abd", "lung") for number in range(10)]
+    touch(tmp_path / "radiology_ai", *names)
+    layout = read_layout(tmp_path)
+    assert {label for _, label in all_rows(layout)} == {"CT__abd__normal", "CT__lung__normal"}
+
+
+def test_splits_without_one_to_train_on(tmp_path: Path) -> None:
+    touch(tmp_path, "val/cat/1.png", "test/cat/2.png", "test/dog/3.png")
+    layout = read_layout(tmp_path)
+    assert {split: table.labels for split, table in layout.tables.items()} == {"val": ["cat"], "test": ["cat", "dog"]}
+
+
 def test_folders_of_classes_without_splits(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{name}/{number:02d}.png" for name in ("AbdomenCT", "test", "HeadCT") for number in range(20)))
     layout = read_layout(tmp_path)
@@ -361,6 +386,7 @@ def test_a_csv_without_the_columns(tmp_path: Path) -> None:
         (["a.png,cat", '"b\n.png",dog', "/etc/x.png,dog"], r"line 5: /etc/x.png lies outside"),
         (["a/../../x.png,cat"], r"line 2: a/../../x.png lies outside .*; file names are relative to the CSV's folder"),
         (["..\\x.png,cat"], r"line 2: ..\\x.png lies outside"),
+        (["C:x.png,cat"], r"line 2: C:x.png lies outside"),
         (["C:\\data\\x.png,cat"], r"line 2: C:\\data\\x.png lies outside"),
         ([".,cat"], r"line 2: . lies outside"),
     ],
@@ -372,9 +398,10 @@ def test_rows_that_cannot_be(tmp_path: Path, lines: list[str], message: str) -> 
 
 
 def test_names_that_stay_inside_are_made_plain(tmp_path: Path) -> None:
-    names = [f"{tmp_path.resolve()}/a.png", "b/../c.png", "./d.png", "e..f/..g.png", "..h.png"]
+    names = [f"{tmp_path.resolve()}/a.png", "b/../c.png", "./d.png", "e..f/..g.png", "..h.png", "i//j.png"]
     write_csv(tmp_path / "train.csv", [(name, "cat") for name in names])
-    assert read_layout(tmp_path).table("train").files == ["a.png", "c.png", "d.png", "e..f/..g.png", "..h.png"]
+    plain = ["a.png", "c.png", "d.png", "e..f/..g.png", "..h.png", "i/j.png"]
+    assert read_layout(tmp_path).table("train").files == plain
 
 
 @pytest.mark.parametrize(

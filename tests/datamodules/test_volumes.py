@@ -123,6 +123,7 @@ def test_percentiles_are_the_default(tmp_path: Path) -> None:
     assert [int(image[0, 0, column]) for column in (0, 1, 50, 99, 100)] == [0, 0, 128, 255, 255]
 
 
+@pytest.mark.filterwarnings("error")  # MONAI's, of a division by zero
 def test_an_image_of_one_value_is_black() -> None:
     assert to_bytes(np.full((2, 3), 7, np.float32)).tolist() == [[[0] * 3] * 2]
 
@@ -132,6 +133,7 @@ def test_what_is_not_finite_is_the_lowest() -> None:
     assert to_bytes(values, (0, 100)).tolist() == [[[0, 0, 255], [0, 128, 255]]]
     # Of 0, 50, 100 and 100 the 1st percentile is 0.03 * 50 = 1.5, the 99th 100: (50 - 1.5) / 98.5 * 255 = 125.6.
     assert to_bytes(values).tolist() == [[[0, 0, 255], [0, 126, 255]]]
+    assert to_bytes(np.array([[np.nan, 50, 100]], np.float32), (0, 100)).tolist() == [[[128, 128, 255]]]
     with pytest.raises(ValueError, match="no value of the image is finite"):
         to_bytes(np.full((2, 2), np.nan, np.float32))
 
