@@ -159,7 +159,7 @@ class MedMNIST(ImageDataModule):
     @cached_property
     def _places(self) -> list[tuple[Path, OfficialFile | None]]:
         """Where each set lies, and which official file it is if it was asked for by name."""
-        named = [None if Path(path).is_file() else official_file(path) for path in self.paths]
+        named = [official_file(path) for path in self.paths]
         return [
             (Path(path), None) if official is None else (self.download_root / official.name, official)
             for path, official in zip(self.paths, named, strict=True)

@@ -107,6 +107,8 @@ def workspace(quickstart: Path, reward_folder: Path, pairs: Path, tmp_path_facto
     task = {"prompt": f"Double x.\n{stub}", "prompt_sft": f"Double x.\n```python\n{stub}\n```"}
     task["test"] = "my_solution = Solution()\n\ntest_input = {'x': 1}\nassert my_solution.f(**test_input) == 2\n"
     _write_rows(root / "data" / "leetcode.jsonl", [{"task_id": f"contest-{number}", **task} for number in range(4)])
+    for name in ("organamnist", "breastmnist", "pneumoniamnist"):
+        _write_npz(root / "data" / f"{name}.npz", images=30)
     return root
 
 
@@ -132,12 +134,16 @@ def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file like MedMNIST's: 12 grey images of 3 classes in each split."""
+    path = tmp_path_factory.mktemp("medmnist") / "set.npz"
+    _write_npz(path, images=12)
+    return path
+
+
+def _write_npz(path: Path, images: int) -> None:
     import numpy as np
 
-    path = tmp_path_factory.mktemp("medmnist") / "set.npz"
-    draw, labels = np.random.default_rng(0), (np.arange(12) % 3).astype(np.uint8).reshape(-1, 1)
+    draw, labels = np.random.default_rng(0), (np.arange(images) % 3).astype(np.uint8).reshape(-1, 1)
     splits = ("train", "val", "test")
     arrays: dict[str, Any] = {f"{split}_labels": labels for split in splits}
-    arrays |= {f"{split}_images": draw.integers(0, 255, (12, 28, 28), dtype=np.uint8) for split in splits}
+    arrays |= {f"{split}_images": draw.integers(0, 255, (images, 28, 28), dtype=np.uint8) for split in splits}
     np.savez(path, **arrays)
-    return path

@@ -55,6 +55,13 @@ def test_classes_follow_each_other(three: list[str]) -> None:
     assert data.split("test").images == 21
 
 
+def test_a_class_that_a_split_lacks_keeps_its_number(three: list[str]) -> None:
+    write(Path(three[0]), 28, 2, val_labels=np.zeros(6, dtype=np.uint8))
+    data = MedMNIST(three)
+    data.setup("fit")
+    assert data.split("val").labels.tolist() == [0] * 6 + [2, 3, 4, 2, 3, 4, 5, 6, 7, 8, 5, 6]
+
+
 def test_images_of_all_sizes_and_colours_come_at_one_size(three: list[str]) -> None:
     data = MedMNIST(three, batch_size=18, image_size=24)
     data.setup("fit")
@@ -139,6 +146,13 @@ def test_sets_that_cannot_be_merged(tmp_path: Path, three: list[str]) -> None:
         MedMNIST([*three, str(again)]).setup("fit")
     with pytest.raises(ValueError, match="empty list"):
         MedMNIST([])
+
+
+def test_sets_by_name_lie_in_the_package_s_folder(tmp_path: Path) -> None:
+    home = MedMNIST("organamnist")
+    assert home.download_root == Path.home() / ".medmnist"
+    with pytest.raises(FileNotFoundError, match="organamnist_224.npz does not exist"):
+        MedMNIST(["organamnist_224"], download_root=str(tmp_path)).setup("fit")
 
 
 def test_an_error_names_the_set_that_has_it(three: list[str], tmp_path: Path) -> None:
