@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,16 +35,15 @@ class FileValues(NamedTuple):
 class VolumeReader:
     """Reads slices and keeps the last volume, so that the slices of one after the other decode it once.
 
-    It is for one process; a copy starts with nothing.
+    Threads may share it; a copy for another process starts with nothing.
     """
 
     def __init__(self) -> None:
-        self._path: Path | None = None
-        self._values: FileValues | None = None
+        self._last: tuple[Path, FileValues] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the volume, which would be sent to every loader process."""
-        return {"_path": None, "_values": None}
+        return {"_last": None}
 
     def read_slice(
         self,
@@ -55,9 +53,10 @@ class VolumeReader:
         intensity_range: tuple[float, float] | None = None,
     ) -> Tensor:
         """See the function `read_slice`."""
-        if self._values is None or path != self._path:
-            self._values, self._path = read_values(path), path
-        return _slice_to_bytes(self._values, index, axis, intensity_range)
+        last = self._last  # once: another thread may put its volume there at any time
+        if last is None or last[0] != path:
+            last = self._last = (path, read_values(path))
+        return _slice_to_bytes(last[1], index, axis, intensity_range)
 
 
 def read_slice(
@@ -184,9 +183,10 @@ def _read_dicom(path: Path) -> FileValues:
     except ImportError as error:
         raise _missing("pydicom") from error
     dataset: Any = reader.read(path)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="PydicomReader: ImageOrientationPatient")  # of no use for pixels
-        values = np.asarray(reader.get_data(dataset)[0], dtype=np.float32)
+    # MONAI wants to know where the patient lies, warns if it is not told and stops at odd numbers; pixels need none.
+    dataset.ImageOrientationPatient, dataset.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 0]
+    dataset.PixelSpacing = [1, 1]
+    values = np.asarray(reader.get_data(dataset)[0], dtype=np.float32)
     if int(dataset.get("SamplesPerPixel", 1)) == 3:
         values = values @ np.asarray(LUMINANCE, dtype=np.float32)
     # [rows, columns] and [frames, rows, columns], both back to front
@@ -205,12 +205,15 @@ def _read_nifti(path: Path) -> NDArray[np.float32]:
 
 
 def _read_other(path: Path) -> NDArray[np.float32]:
-    """``[X, Y]`` or ``[X, Y, slices]``; of several channels the first."""
+    """``[X, Y]`` or ``[X, Y, slices]``; of a picture with several channels the first."""
+    from monai.data.image_reader import NumpyReader, PILReader
     from monai.transforms.io.array import LoadImage
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="NvImgCodecPydicomReader")  # asked for by nobody
-        loaded = LoadImage(image_only=True, ensure_channel_first=True)(path)
+    for reader in (NumpyReader(), PILReader()):
+        if reader.verify_suffix(str(path)):
+            values = np.asarray(reader.get_data(reader.read(path))[0], dtype=np.float32)
+            return values[..., 0] if isinstance(reader, PILReader) and values.ndim == 3 else values
+    loaded = LoadImage(image_only=True, ensure_channel_first=True)(path)  # tries whatever is installed
     return np.asarray(torch.as_tensor(loaded)[0], dtype=np.float32)
 
 

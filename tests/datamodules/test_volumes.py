@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import pickle
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import nibabel
@@ -12,6 +14,7 @@ import pydicom
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
@@ -91,9 +94,10 @@ def test_a_dicom_of_one_frame_needs_no_index(tmp_path: Path, name: str) -> None:
     assert read_slice(path, 0, intensity_range=WINDOW).tolist() == [BYTES]
 
 
-def test_a_frame_of_a_dicom_stands_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["frames.dcm", "IM0001"])
+def test_a_frame_of_a_dicom_stands_upright(tmp_path: Path, name: str) -> None:
     frames = np.stack([np.full_like(PICTURE, 40), PICTURE])
-    path = write_dicom(tmp_path / "frames.dcm", frames)
+    path = write_dicom(tmp_path / name, frames)
     assert read_slice(path, 1, intensity_range=WINDOW).tolist() == [BYTES]
     assert read_slice(path, 0, intensity_range=WINDOW).unique().tolist() == [128]
 
@@ -156,6 +160,17 @@ def test_another_volume_takes_the_place_of_the_last(volume: Path, tmp_path: Path
     assert reader.read_slice(other, 1, intensity_range=WINDOW).unique().tolist() == [255]
 
 
+def test_threads_that_share_a_reader_get_their_own_volumes(tmp_path: Path) -> None:
+    paths = [write_nifti(tmp_path / f"{number}.nii", np.full((8, 8, 2), number, np.int16)) for number in range(4)]
+    reader = VolumeReader()
+
+    def read(turn: int) -> int:
+        return int(reader.read_slice(paths[turn % 4], turn % 2, intensity_range=(0, 255)).max())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read, range(200))) == [turn % 4 for turn in range(200)]
+
+
 # Bad input
 
 
@@ -190,3 +205,18 @@ def test_a_range_that_is_none(window: tuple[float, float]) -> None:
 def test_arrays_are_read_as_monai_has_them(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", PICTURE.T)  # x, y
     assert read_slice(tmp_path / "array.npy", intensity_range=WINDOW).tolist() == [BYTES]
+
+
+def test_sixteen_bit_pictures_keep_their_range(tmp_path: Path) -> None:
+    deep = (PICTURE.astype(np.int32) + 1024).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    low, high = WINDOW
+    assert read_slice(tmp_path / "deep.png", intensity_range=(low + 1024, high + 1024)).tolist() == [BYTES]
+
+
+def test_a_missing_package_is_named(volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = write_dicom(tmp_path / "image.dcm", PICTURE)
+    for package, path in (("nibabel", volume), ("pydicom", image)):
+        monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+        with pytest.raises(ImportError, match=rf"{package} reads such files and is not installed: pip install"):
+            read_slice(path, 0)
