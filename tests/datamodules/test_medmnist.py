@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -5,6 +6,8 @@ import pytest
 import torch
 
 from tamis.datamodules import MedMNIST
+from tamis.datamodules.image_sources import SquareCrop
+from tamis.datamodules.medmnist_files import extract_array
 
 COUNTS = {"train": 6, "val": 4, "test": 4}
 
@@ -75,3 +78,23 @@ def test_more_labels_than_images(tmp_path: Path) -> None:
     path = write_npz(tmp_path / "set.npz", val_labels=np.zeros(7, dtype=np.uint8))
     with pytest.raises(ValueError, match="as many labels"):
         MedMNIST(str(path)).setup("fit")
+
+
+def test_evaluation_sees_the_whole_image_and_training_what_is_stored(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 28, 28), dtype=np.uint8)
+    data = MedMNIST(str(write_npz(tmp_path / "set.npz", val_images=images)), stored_size=40)
+    data.setup("fit")
+    torch.testing.assert_close(next(iter(data.val_dataloader())).images[:, 0], torch.from_numpy(images))
+    assert data.square("train") == SquareCrop(40, 40)
+    assert MedMNIST("set.npz", eval_resize=32).square("val") == SquareCrop(32, 28)
+
+
+def test_extracting_needs_little_memory(tmp_path: Path) -> None:
+    path = write_npz(tmp_path / "set.npz", train_images=np.zeros((6, 1600, 1600), dtype=np.uint8))
+    tracemalloc.start()
+    try:
+        extract_array(path, "train_images", tmp_path / "cache")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * 1600 * 1600 / 2  # of 15 MB

@@ -115,6 +115,7 @@ def test_ordinal(tmp_path: Path) -> None:
     assert MedMNIST(retina, ordinal=False).label_kind == "single"
     assert MedMNIST(other).label_kind == "single"
     assert MedMNIST(other, ordinal=True).label_kind == "ordinal"
+    assert MedMNIST([retina, other]).label_kind == "single"
 
 
 def test_ordinal_that_cannot_be(tmp_path: Path) -> None:
