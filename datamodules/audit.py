@@ -29,9 +29,9 @@ DESCRIPTION = (
     "The exit status is 0 if nothing is wrong, 1 if something is, and 2 if the audit could not be made."
 )
 WHAT_TO_DO = {
-    "missing": "fetch the files, or take their rows out",
-    "unreadable": "fetch the files again; these stop a training that comes to them",
-    "blank": "these teach nothing but their label",
+    "missing": "fetch the files, or take their rows out; --data.audit drop does",
+    "unreadable": "fetch the files again; a training that comes to one stops; --data.audit drop leaves them out",
+    "blank": "these show nothing; --data.audit drop leaves them out",
     "label_conflict": "nobody knows which label is right; --data.audit drop leaves all of them out",
     "two_splits": "the scores would be too good; --data.audit drop keeps the one in training",
     "duplicate": "these weigh more than others; --data.audit drop keeps one",
@@ -139,8 +139,8 @@ def report(
 
 def print_classes(console: Console, tables: Mapping[str, ImageTable], everything: bool) -> None:
     """Images of each class in each split, the most frequent first."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     counts = {split: Counter(table.labels) for split, table in tables.items()}
     total = sum(counts.values(), Counter[str]())
@@ -153,9 +153,9 @@ def print_classes(console: Console, tables: Mapping[str, ImageTable], everything
     folded = len(names) - LARGEST - SMALLEST
     for position, name in enumerate(names):
         if everything or folded <= 1 or position < LARGEST or position >= LARGEST + folded:
-            grid.add_row(escape(name), *(str(count[name]) for count in counts.values()))
+            grid.add_row(Text(name), *(str(count[name]) for count in counts.values()))
         elif position == LARGEST:
-            grid.add_row(f"[dim]{folded} more: --classes[/]", *("" for _ in tables))
+            grid.add_row(Text(f"{folded} more: --classes", style="dim"))
     console.print()
     console.print(grid)
 

@@ -132,11 +132,13 @@ def fault_rows(tables: Mapping[str, ImageTable], faults: Sequence[Fault]) -> lis
 
 
 def describe(tables: Mapping[str, ImageTable], fault: Fault) -> str:
-    """One line: the first files, what named the first, and what is wrong."""
-    files = list(dict.fromkeys(fault.files))
-    named = f"{' = '.join(files[:NAMED])}{f' and {len(files) - NAMED} more' if len(files) > NAMED else ''}"
-    first = fault.rows[0]
-    return f"{named} ({tables[first.split].where(first.row)}): {fault.text}"
+    """One line: the first rows, where each stands, and what is wrong."""
+    named = [
+        f"{file} ({tables[row.split].where(row.row)})"
+        for file, row in list(zip(fault.files, fault.rows, strict=True))[:NAMED]
+    ]
+    more = f" and {len(fault.rows) - NAMED} more" if len(fault.rows) > NAMED else ""
+    return f"{' = '.join(named)}{more}: {fault.text}"
 
 
 def _files(tables: Mapping[str, ImageTable]) -> list[str]:

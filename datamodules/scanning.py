@@ -113,14 +113,15 @@ def scan_files(root: Path, files: Sequence[str], workers: int = 1) -> Iterator[F
         task = progress.add_task("reading images", total=len(files))
         if workers <= 1:
             for start in starts:
-                yield from scan(start)
-                progress.advance(task, CHUNK)
+                records = scan(start)
+                progress.advance(task, len(records))
+                yield from records
             return
         with ThreadPoolExecutor(workers) as pool:
             try:
                 for records in pool.map(scan, starts):
+                    progress.advance(task, len(records))
                     yield from records
-                    progress.advance(task, CHUNK)
             finally:
                 pool.shutdown(cancel_futures=True)
 

@@ -263,9 +263,12 @@ def test_images_that_nothing_names_are_told_and_no_fault(
 def test_the_report_on_paper(planted: PhantomSet, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(planted.root), "--limit", "1"]) == 1
     printed = capsys.readouterr().out
+    line = 2 + planted.rows["train"].index(planted.of_label("train", "brain-normal")[1])
     assert "blank 5: " in printed
     assert "  4 more" in printed
     assert "radiology_ai/CT/abd/normal/blank0.png (RadiologyAI_train.csv, line " in printed
+    leak = f"(RadiologyAI_train.csv, line {line}) = radiology_ai/MR/brain/normal/leak.png (RadiologyAI_test.csv, line "
+    assert leak in printed
     rows = {split: len(planted.rows[split]) for split in planted.rows}
     left = f"{rows['train'] - 9} of {rows['train']} train, {rows['val'] - 3} of {rows['val']} val"
     assert f"--data.audit drop would leave {left}" in printed
@@ -280,13 +283,25 @@ def test_class_counts_are_folded_unless_asked(
     folded = capsys.readouterr().out
     main([str(phantoms), *folder, "--classes"])
     whole = capsys.readouterr().out
-    assert "3 more: --classes" in folded
+    assert "\n3 more: --classes" in folded
     assert folded.count("__") < whole.count("__")
     counts = {
         line.split()[0]: line.split()[1:] for line in whole.splitlines() if line.startswith(("CT__", "MR__", "US__"))
     }
     assert len(counts) == 15
     assert counts["CT__abd__normal"] == ["7", "1", "1"]
+
+
+def test_names_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, split in enumerate(("train", "val", "test")):
+        for position in range(2):
+            path = tmp_path / split / "[red]class" / f"[b]{position}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), 10 * number + position).save(path)
+    assert main([str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    assert "[red]class  " in printed
+    assert "  test/[red]class/[b]0.png (test): every pixel is 20" in printed
 
 
 def test_printed_constants_are_those_of_the_training_images(
