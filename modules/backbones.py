@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from ..datamodules.images import LabelKind
 from .classifier_weights import (
     CLASSIFIER_FILE,
     ClassifierWeights,
@@ -45,12 +46,13 @@ def to_channels_last(images: Tensor) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def save_classifier(folder: Path, network: nn.Module, backbone: str, num_classes: int) -> Path:
-    """Write ``classifier.pt``: name, class count and parameters, loadable without unpickling code."""
+def save_classifier(folder: Path, network: nn.Module, backbone: str, num_classes: int, label_kind: LabelKind) -> Path:
+    """Write ``classifier.pt``: name, class count, kind of labels, parameters; loadable without unpickling code."""
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     path = folder / CLASSIFIER_FILE
-    torch.save({"backbone": backbone, "num_classes": num_classes, "state_dict": state}, path)
+    content = {"backbone": backbone, "num_classes": num_classes, "label_kind": label_kind, "state_dict": state}
+    torch.save(content, path)
     return path
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data.distributed import DistributedSampler
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import (
     MulticlassAccuracy,
+    MulticlassCohenKappa,
     MulticlassF1Score,
     MulticlassPrecision,
     MulticlassRecall,
 )
 
+from ..datamodules.images import LabelKind
 from .image_metrics import TOP, BalancedAccuracy, CrossEntropy, MacroAUC
+from .label_metrics import ClassDistance, LabelAccuracy, LabelAUC, LabelCrossEntropy, LabelF1, MeanAveragePrecision
 
 STAGES = ("val", "test")
 #: Metrics on the same counts, which are kept once. torchmetrics would find out by comparing the first batch's counts,
@@ -25,10 +28,11 @@ _COMPUTE_GROUPS = [
     ["macro_auc"],
     ["cross_entropy"],
 ]
+_COMPUTE_GROUPS_OF_LABELS = [["accuracy"], ["macro_f1"], ["macro_auc", "mean_average_precision"], ["cross_entropy"]]
 _ON_THE_BAR = ("val/accuracy", "val/balanced_accuracy")
 
 
-def classification_metrics(num_classes: int) -> nn.ModuleDict:
+def classification_metrics(num_classes: int, kind: LabelKind = "single") -> nn.ModuleDict:
     """The numbers of a classifier, one collection for ``val`` and one for ``test``, which logits are added to.
 
     The keys are ``val/accuracy``, ``val/top5_accuracy`` (of the best ``min(5, num_classes)``),
@@ -36,25 +40,26 @@ def classification_metrics(num_classes: int) -> nn.ModuleDict:
     ``val/cross_entropy``, and the same under ``test/``. Classes that a set lacks: macro precision, recall and F1 are
     means over the classes that occur in the labels or the predictions, with 0 for what has no denominator (what
     scikit-learn and torchmetrics do); balanced accuracy is over those in the labels, macro AUC over those that have
-    positives and negatives.
+    positives and negatives. Ordinal classes also have ``val/quadratic_kappa`` and ``val/mean_absolute_error``. Several
+    labels an image have ``val/accuracy`` and ``val/macro_f1`` at probability .5, ``val/macro_auc``,
+    ``val/mean_average_precision`` and ``val/cross_entropy``, and no others.
+
+    Args:
+        num_classes: C, or L labels.
+        kind: of the labels.
 
     Raises:
         ValueError: for fewer than two classes.
     """
     _check_at_least_two(num_classes, "num_classes")
-    metrics = MetricCollection(
-        {
-            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-            "top5_accuracy": MulticlassAccuracy(num_classes, average="micro", top_k=min(TOP, num_classes)),
-            "balanced_accuracy": BalancedAccuracy(num_classes),
-            "macro_precision": MulticlassPrecision(num_classes, average="macro"),
-            "macro_recall": MulticlassRecall(num_classes, average="macro"),
-            "macro_f1": MulticlassF1Score(num_classes, average="macro"),
-            "macro_auc": MacroAUC(),
-            "cross_entropy": CrossEntropy(),
-        },
-        compute_groups=_COMPUTE_GROUPS,
-    )
+    if kind == "multi":
+        metrics = MetricCollection(_metrics_of_labels(num_classes), compute_groups=_COMPUTE_GROUPS_OF_LABELS)
+    elif kind == "ordinal":
+        found = _metrics_of_classes(num_classes) | _metrics_of_order(num_classes)
+        groups = [*_COMPUTE_GROUPS, ["quadratic_kappa"], ["mean_absolute_error"]]
+        metrics = MetricCollection(found, compute_groups=groups)
+    else:
+        metrics = MetricCollection(_metrics_of_classes(num_classes), compute_groups=_COMPUTE_GROUPS)
     # ModuleDict, because a plain dict of metrics would stay behind when the module moves to another device.
     return nn.ModuleDict({f"{stage}_metrics": metrics.clone(prefix=f"{stage}/") for stage in STAGES})
 
@@ -66,7 +71,7 @@ def log_evaluation(module: LightningModule, metrics: nn.ModuleDict, logits: Tens
         module: logs them.
         metrics: of `classification_metrics`.
         logits: ``[B, classes]``.
-        labels: ``[B]``.
+        labels: ``[B]``, or ``[B, classes]`` where images have several.
         stage: ``val`` or ``test``.
 
     Returns:
@@ -132,6 +137,36 @@ def agree_on_classes(given: int | None, trainer: Trainer) -> int:
         classes, "num_classes" if found is None else f"the training split of {type(datamodule).__name__}"
     )
     return classes
+
+
+def _metrics_of_classes(num_classes: int) -> dict[str, Metric | MetricCollection]:
+    return {
+        "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+        "top5_accuracy": MulticlassAccuracy(num_classes, average="micro", top_k=min(TOP, num_classes)),
+        "balanced_accuracy": BalancedAccuracy(num_classes),
+        "macro_precision": MulticlassPrecision(num_classes, average="macro"),
+        "macro_recall": MulticlassRecall(num_classes, average="macro"),
+        "macro_f1": MulticlassF1Score(num_classes, average="macro"),
+        "macro_auc": MacroAUC(),
+        "cross_entropy": CrossEntropy(),
+    }
+
+
+def _metrics_of_order(num_classes: int) -> dict[str, Metric | MetricCollection]:
+    return {
+        "quadratic_kappa": MulticlassCohenKappa(num_classes, weights="quadratic"),
+        "mean_absolute_error": ClassDistance(),
+    }
+
+
+def _metrics_of_labels(num_labels: int) -> dict[str, Metric | MetricCollection]:
+    return {
+        "accuracy": LabelAccuracy(num_labels),
+        "macro_f1": LabelF1(num_labels),
+        "macro_auc": LabelAUC(),
+        "mean_average_precision": MeanAveragePrecision(),
+        "cross_entropy": LabelCrossEntropy(),
+    }
 
 
 def _check_at_least_two(classes: int, source: str) -> None:

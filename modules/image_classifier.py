@@ -10,13 +10,15 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from .backbones import build_backbone, load_classifier
-from .classification import agree_on_classes, classification_metrics, log_evaluation
+from ..datamodules.images import LabelKind
+from .backbones import load_classifier
+from .classification import log_evaluation
 from .classifier_part import ClassifierPart
 from .classifier_weights import head_names, in_head
+from .image_loss import ClassBalance, ImageLoss
+from .label_kinds import probabilities
 
 
 class ImageClassifier(ClassifierPart):
@@ -31,6 +33,9 @@ class ImageClassifier(ClassifierPart):
         trainable: ``head`` trains the last layer alone (a linear probe): everything before it is frozen, the statistics
             of its batch normalisation too.
         channels_last: keep the network and its images in that memory format; the same numbers but for rounding.
+        label_kind: ``single``, one class an image; ``ordinal``, the same with an order; or ``multi``, any of several
+            labels. ``None`` takes the datamodule's.
+        class_balance: of the loss, for unbalanced classes, such as ``{weighting: effective}``; see `ClassBalance`.
         optimizer: makes the optimiser.
         scheduler: makes its learning-rate schedule, stepped once an epoch.
     """
@@ -43,6 +48,8 @@ class ImageClassifier(ClassifierPart):
         reset_head: bool = False,
         trainable: Literal["all", "head"] = "all",
         channels_last: bool = False,
+        label_kind: LabelKind | None = None,
+        class_balance: ClassBalance | None = None,
         optimizer: OptimizerCallable = lambda p: torch.optim.SGD(
             p, lr=0.1, momentum=0.9, weight_decay=1e-4, fused=True
         ),
@@ -50,21 +57,20 @@ class ImageClassifier(ClassifierPart):
     ) -> None:
         super().__init__()
         # The weights are not kept: a checkpoint has its own, and must load where their file is gone.
-        self.save_hyperparameters(ignore=["weights", "reset_head", "optimizer", "scheduler"])
-        self.backbone, self.num_classes = backbone, num_classes
+        self.save_hyperparameters(ignore=["weights", "reset_head", "class_balance", "optimizer", "scheduler"])
+        self.backbone, self.num_classes, self.label_kind = backbone, num_classes, label_kind
+        self.loss = ImageLoss(class_balance)
         self.weights, self.reset_head = weights, reset_head
         self.trainable, self.channels_last = trainable, channels_last
         self.optimizer, self.scheduler = optimizer, scheduler
         self._trained_before = weights is not None
         self.network = None
         if num_classes is not None:
-            self._build(num_classes)
+            self.build(num_classes, label_kind)
 
     def setup(self, stage: str) -> None:
         """Build the network for the data's classes and load the weights to start from, once."""
-        classes = agree_on_classes(self.num_classes, self.trainer)
-        if self.network is None:
-            self._build(classes)
+        classes = self.take_data(stage)
         if self.weights is not None:
             rank_zero_info(
                 load_classifier(Path(self.weights), self.classifier, self.backbone, classes, self.reset_head)
@@ -100,10 +106,10 @@ class ImageClassifier(ClassifierPart):
         self.refuse_single_image(loader.batch_size if loader.drop_last or last == 0 else last)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Mean cross-entropy of a batch of images and labels."""
+        """Mean loss of a batch of images and labels."""
         images, labels = batch
         self.refuse_single_image(len(images))
-        loss = F.cross_entropy(self(images), labels)
+        loss = self.loss.mean(self(images), labels)
         self.log("train/cross_entropy", loss, prog_bar=True)
         return loss
 
@@ -116,22 +122,20 @@ class ImageClassifier(ClassifierPart):
         self._evaluate(batch, "test")
 
     def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """``[B, classes]`` probabilities."""
-        logits: Tensor = self(batch[0])
-        return logits.softmax(dim=-1)
+        """``[B, classes]`` probabilities, which sum to 1 unless images have several labels."""
+        return probabilities(self(batch[0]), self.loss.kind)
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's union of shapes
         """One optimiser, of the parameters that train, and its schedule."""
         optimizer = self.optimizer([p for p in self.classifier.parameters() if p.requires_grad])
         return {"optimizer": optimizer, "lr_scheduler": self.scheduler(optimizer)}
 
-    def _build(self, num_classes: int) -> None:
-        self.network = build_backbone(self.backbone, num_classes, self.channels_last)
-        for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(self.trainable == "all" or in_head(name, self.network))
+    def build(self, num_classes: int, kind: LabelKind | None) -> None:
+        """Freeze what does not train, too."""
+        super().build(num_classes, kind)
+        for name, parameter in self.classifier.named_parameters():
+            parameter.requires_grad_(self.trainable == "all" or in_head(name, self.classifier))
         self.train(self.training)
-        self.metrics = classification_metrics(num_classes)
-        self.hparams["num_classes"] = num_classes  # so that a checkpoint can be loaded without the data
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], stage: str) -> None:
         images, labels = batch

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from ..datamodules.images import LabelKind
 from .classification import STAGES
 from .image_metrics import BalancedAccuracy, CrossEntropy
+from .label_metrics import LabelAccuracy, LabelCrossEntropy
 
 KINDS = ("mean_mask", "sampled_mask")
 
@@ -21,18 +23,19 @@ class MaskedEvaluation(nn.Module):
 
     Args:
         num_classes: of the classifier.
+        kind: of the labels; where an image has several there is no balanced accuracy.
     """
 
-    def __init__(self, num_classes: int) -> None:
+    def __init__(self, num_classes: int, kind: LabelKind) -> None:
         super().__init__()
-        metrics = MetricCollection(
-            {
-                "accuracy": MulticlassAccuracy(num_classes, average="micro"),
-                "balanced_accuracy": BalancedAccuracy(num_classes),
-                "cross_entropy": CrossEntropy(),
-            },
-            compute_groups=False,
-        )
+        found: dict[str, Metric | MetricCollection] = {
+            "accuracy": MulticlassAccuracy(num_classes, average="micro"),
+            "balanced_accuracy": BalancedAccuracy(num_classes),
+            "cross_entropy": CrossEntropy(),
+        }
+        if kind == "multi":
+            found = {"accuracy": LabelAccuracy(num_classes), "cross_entropy": LabelCrossEntropy()}
+        metrics = MetricCollection(found, compute_groups=False)
         # Names of modules hold no slash.
         self.metrics = nn.ModuleDict(
             {f"{stage}_{kind}": metrics.clone(prefix=f"{stage}/{kind}_") for stage in STAGES for kind in KINDS}

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from ..datamodules.images import LabelKind
 from ..functional import official_noise_objective
 from ..rollout import Rollout
-from .backbones import build_backbone
-from .classification import agree_on_classes, classification_metrics, log_evaluation
+from .classification import log_evaluation
 from .classifier_part import ClassifierPart
+from .image_loss import ClassBalance, ImageLoss
 from .mask_rendering import MaskNormalisation, MaskRenderer, mask_statistics, reverse_gradient
 from .masked_evaluation import KINDS, MaskedEvaluation
 from .noise_objective import (
@@ -64,6 +64,8 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
         channels_last: keep both networks and their images in that memory format; the same numbers but for rounding.
         masked_evaluation: validation and test also score the classifier behind mean and drawn masks; two more passes.
         eval_seed: of the masks drawn in evaluation.
+        label_kind: see `ImageClassifier`; ``None`` takes the datamodule's.
+        class_balance: of the loss, and so of the reward, for unbalanced classes; see `ClassBalance`.
         policy_optimizer: makes the policy's optimiser.
         policy_scheduler: makes its schedule, stepped once an epoch.
         classifier_optimizer: makes the classifier's optimiser.
@@ -94,6 +96,8 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
         channels_last: bool = False,
         masked_evaluation: bool = True,
         eval_seed: int = 0,
+        label_kind: LabelKind | None = None,
+        class_balance: ClassBalance | None = None,
         policy_optimizer: OptimizerCallable = lambda p: torch.optim.SGD(
             p, lr=0.01, momentum=0.9, weight_decay=1e-4, fused=True
         ),
@@ -107,9 +111,17 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
         super().__init__(max_iterations)
         check_objective(objective, sign, masks_per_image, divide_lr_factor, regulariser, regulariser_coef)
         self.save_hyperparameters(
-            ignore=["policy_optimizer", "policy_scheduler", "classifier_optimizer", "classifier_scheduler"]
+            ignore=[
+                "class_balance",
+                "policy_optimizer",
+                "policy_scheduler",
+                "classifier_optimizer",
+                "classifier_scheduler",
+            ]
         )
-        self.backbone, self.num_classes, self.grid, self.channels_last = backbone, num_classes, grid, channels_last
+        self.backbone, self.num_classes, self.label_kind = backbone, num_classes, label_kind
+        self.grid, self.channels_last = grid, channels_last
+        self.loss = ImageLoss(class_balance)
         # Without masks the K rows of an image would be K times the same.
         self.masks_per_image = 1 if objective == "none" else masks_per_image
         self.objective: Objective = objective
@@ -128,7 +140,7 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
         )
         self.network = None
         if num_classes is not None:
-            self._build(num_classes)
+            self.build(num_classes, label_kind)
 
     @property
     def learns_from_rewards(self) -> bool:
@@ -143,12 +155,10 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
     def setup(self, stage: str) -> None:
         """Check the update and the grid, and build the classifier for the data's classes."""
         super().setup(stage)
-        classes = agree_on_classes(self.num_classes, self.trainer)
+        self.take_data(stage)
         size: int | None = getattr(getattr(self.trainer, "datamodule", None), "image_size", None)
         if size is not None:
             self.renderer.prepare(size)
-        if self.network is None:
-            self._build(classes)
 
     def networks(self) -> dict[str, nn.Module]:
         """The policy (unless masks are random) and the classifier."""
@@ -263,11 +273,10 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
             schedulers.append({"scheduler": make_scheduler(optimizers[-1]), "interval": "epoch"})
         return optimizers, schedulers
 
-    def _build(self, num_classes: int) -> None:
-        self.network = build_backbone(self.backbone, num_classes, self.channels_last)
-        self.metrics = classification_metrics(num_classes)
-        self.masked_metrics = MaskedEvaluation(num_classes) if self.masked_evaluation else None
-        self.hparams["num_classes"] = num_classes  # so that a checkpoint can be loaded without the data
+    def build(self, num_classes: int, kind: LabelKind | None) -> None:
+        """Measure behind masks, too."""
+        super().build(num_classes, kind)
+        self.masked_metrics = MaskedEvaluation(num_classes, self.loss.kind) if self.masked_evaluation else None
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> None:
         images, labels = batch
@@ -280,7 +289,8 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
                 self.masked_metrics.log(self, kind, self(images * masks)[:kept], labels[:kept], stage)
 
     def _cross_entropy(self, images: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(self(images), labels, reduction="none").float()
+        losses: Tensor = self.loss(self(images), labels)
+        return losses.float()
 
     def _loss(self, rollout: Rollout, cross_entropy: Tensor) -> Tensor:
         """``[B]`` what this objective hands over to be minimised."""

@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tamis.functional import balanced_cross_entropy, class_weights, logit_offsets
-from tamis.functional.class_balance import ClassBalance
+from tamis.functional.class_balance import ClassWeighting
 
 COUNTS = torch.tensor([8, 2, 0, 40])
 
 
-def slow_weights(counts: list[int], balance: ClassBalance, beta: float) -> list[float]:
+def slow_weights(counts: list[int], balance: ClassWeighting, beta: float) -> list[float]:
     """The effective number as the sum 1 + beta + ... + beta^(n - 1), and the mean over every single image."""
     raw = []
     for n in counts:
@@ -54,7 +54,7 @@ def test_the_loss_by_hand() -> None:
 
 @pytest.mark.parametrize("balance", ["none", "inverse", "effective"])
 @pytest.mark.parametrize("beta", [0.0, 0.3, 0.99])
-def test_weights_against_loops_over_images(balance: ClassBalance, beta: float) -> None:
+def test_weights_against_loops_over_images(balance: ClassWeighting, beta: float) -> None:
     for counts in ([8, 2, 0, 40], [1], [0, 3], [5, 5, 5], [1, 700]):
         found = class_weights(torch.tensor(counts), balance, beta)
         assert found.tolist() == pytest.approx(slow_weights(counts, balance, beta), rel=1e-6)
@@ -146,5 +146,5 @@ def test_what_cannot_be_is_refused() -> None:
     for tau in (-1.0, math.inf, math.nan):
         with pytest.raises(ValueError, match="tau must be finite and at least 0"):
             logit_offsets(COUNTS, tau)
-    with pytest.raises(ValueError, match="balance must be none, inverse or effective, got 'class'"):
+    with pytest.raises(ValueError, match="the weighting must be none, inverse or effective, got 'class'"):
         class_weights(COUNTS, "class")  # type: ignore[arg-type]

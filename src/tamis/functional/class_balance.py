@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-ClassBalance = Literal["none", "inverse", "effective"]
+ClassWeighting = Literal["none", "inverse", "effective"]
 
 
-def class_weights(counts: Tensor, balance: ClassBalance, beta: float = 0.999) -> Tensor:
+def class_weights(counts: Tensor, weighting: ClassWeighting, beta: float = 0.999) -> Tensor:
     """What each class's images weigh in the loss, 1 in the mean over all training images.
 
     ``inverse`` weighs an image by 1 / n of its class of n images. ``effective`` weighs it by ``(1 - beta) /
@@ -24,28 +24,28 @@ def class_weights(counts: Tensor, balance: ClassBalance, beta: float = 0.999) ->
 
     Args:
         counts: ``[C]`` int, training images of each class.
-        balance: which weights.
+        weighting: which weights; ``none`` are 1.
         beta: of ``effective``, in [0, 1).
 
     Returns:
         ``[C]`` float32; 0 for a class without images.
 
     Raises:
-        ValueError: for counts below 0 or without any image, a beta outside [0, 1) or an unknown balance.
+        ValueError: for counts below 0 or without any image, a beta outside [0, 1) or an unknown weighting.
     """
     _check_counts(counts)
     if not 0 <= beta < 1:
-        raise ValueError(f"beta must lie in [0, 1), got {beta}; balance inverse is its limit 1")
+        raise ValueError(f"beta must lie in [0, 1), got {beta}; the weighting inverse is its limit 1")
     images = counts.double()
     occurs = counts > 0
-    if balance == "inverse":
+    if weighting == "inverse":
         raw = 1 / images.where(occurs, 1.0)
-    elif balance == "effective":
+    elif weighting == "effective":
         raw = (1 - beta) / (1 - beta ** images.where(occurs, 1.0))
-    elif balance == "none":
+    elif weighting == "none":
         raw = torch.ones_like(images)
     else:
-        raise ValueError(f"balance must be none, inverse or effective, got {balance!r}")
+        raise ValueError(f"the weighting must be none, inverse or effective, got {weighting!r}")
     raw = raw.where(occurs, 0.0)
     return (raw * images.sum() / (raw * images).sum()).float()
 
