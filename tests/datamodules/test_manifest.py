@@ -287,7 +287,10 @@ def test_a_killed_writer_leaves_the_earlier_manifest(root: Path) -> None:
     known = update_manifest(root, names(root))
     child = os.fork()
     if child == 0:
-        write_atomically(root / ".tamis" / "manifest.csv", die)
+        try:
+            write_atomically(root / ".tamis" / "manifest.csv", die)
+        finally:
+            os._exit(1)  # it must never go on with the tests
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
     assert read_manifest(root / ".tamis") == known
 
