@@ -83,7 +83,7 @@ def test_nothing_is_unpickled(key: str, tmp_path: Path) -> None:
     path = write(tmp_path / "set.npz", **{key: np.array([trap, trap, trap], dtype=object)})
     with pytest.raises(ValueError, match="allow_pickle|must be uint8"):
         MedMNIST(str(path)).setup("fit")
-    with pytest.raises(ValueError, match="Python objects"):
+    with pytest.raises(ValueError, match=rf"{key} cannot be read: .*Python objects"):
         extract_array(path, key, tmp_path / "cache")
     assert not (tmp_path / "sprung").exists()
 
