@@ -69,7 +69,9 @@ def reward_folder(tiny_model: str, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
-def workspace(quickstart: Path, reward_folder: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def workspace(
+    quickstart: Path, reward_folder: Path, pairs: Path, phantoms: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """The files that configs and documents name, where they name them, made small."""
     from tamis.modules.language_model import load_tokenizer
 
@@ -109,6 +111,7 @@ def workspace(quickstart: Path, reward_folder: Path, pairs: Path, tmp_path_facto
     _write_rows(root / "data" / "leetcode.jsonl", [{"task_id": f"contest-{number}", **task} for number in range(4)])
     for name in ("organamnist", "breastmnist", "pneumoniamnist"):
         _write_npz(root / "data" / f"{name}.npz", images=30)
+    (root / "data" / "radimagenet").symlink_to(phantoms)
     return root
 
 

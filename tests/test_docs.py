@@ -50,6 +50,9 @@ def _small(command: str, run_dir: Path) -> list[str]:
         train = 400 if "--data.shots" in command else 30  # the rarest class is 1.5 % of them
         sizes = [f"--data.train_images={train}", "--data.val_images=15", "--data.test_images=15", "--data.batch_size=4"]
         steps[words[0]] += [*sizes, f"--data.root={run_dir}-phantoms"]
+    if "data/radimagenet" in command:  # phantoms, too
+        steps[words[0]] += ["--data.image_size=64", "--data.batch_size=4", "--data.num_workers=0"]
+        steps[words[0]].append(f"--data.cache_dir={run_dir}-cache")
     if _IN_THE_LOOP.search(command):
         steps["fit"] += ["--model.max_new_tokens=16", "--data.batch_size=16", "--update.minibatch_size=16"]
     if "tamis test --config configs/code" in command:
@@ -65,20 +68,22 @@ def test_command(command: str, workspace: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(workspace)
     heated = re.search(r"--model.weights (\S+)", command)
     if heated is not None and not Path(heated[1]).exists():
-        ImageClassifier("test_resnet", num_classes=15).export(Path(heated[1]))
+        backbone = "resnet18" if "data/radimagenet" in command else "test_resnet"
+        ImageClassifier(backbone, num_classes=15).export(Path(heated[1]))
     cli = run(_small(command, tmp_path / "run"))
     assert cli.trainer.default_root_dir == str(tmp_path / "run")
 
 
 def test_the_other_commands_are_known() -> None:
-    """The ones that are no ``tamis``: make targets that exist, the installation, the two Python one-liners."""
+    """The ones that are no ``tamis``: make targets that exist, the installation, modules with tests of their own."""
     targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     for command in set(COMMANDS) - set(TAMIS):
         bare = command.split("#")[0].strip()
         if bare.startswith("make "):
             assert bare.removeprefix("make ") in targets
         else:
-            known = (*INSTALLS, "python -m tamis.quickstart runs/quickstart", "python -m tamis.execution")
+            modules = ("quickstart runs/quickstart", "execution", "datamodules.audit data/radimagenet")
+            known = (*INSTALLS, *(f"python -m tamis.{module}" for module in modules))
             assert bare in known or bare.startswith('python -c "import importlib.util, pathlib;')
     assert len(TAMIS) >= 17
 
