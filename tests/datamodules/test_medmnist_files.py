@@ -117,6 +117,14 @@ def test_an_array_shorter_than_its_header_says(tmp_path: Path) -> None:
         extract_array(tmp_path / "set.npz", "train_images", tmp_path / "cache")
 
 
+def test_a_disk_with_too_little_room(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "set.npz", "w") as archive, archive.open("train_images.npy", "w") as member:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (10**9, 1000, 1000)}
+        np.lib.format.write_array_header_1_0(member, header)
+    with pytest.raises(OSError, match=r"needs 1000000\.0 GB in .* GB free; name a larger disk by cache_dir"):
+        extract_array(tmp_path / "set.npz", "train_images", tmp_path / "cache")
+
+
 def test_a_header_is_read_without_its_array(tmp_path: Path) -> None:
     path = write(tmp_path / "set.npz", train_images=COLOUR)
     assert read_header(path, "train_images") == ((5, 6, 7, 3), np.dtype("uint8"))
