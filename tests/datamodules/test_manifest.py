@@ -244,6 +244,7 @@ def test_an_interrupted_scan_is_continued(root: Path) -> None:
         (lambda text: text.replace(",error,version", ",error,vision"), "another version"),
         (lambda text: text[:-1].rstrip("1") + "0\n", "line 13 is cut short or of another version"),
         (lambda text: text[: len(text) // 2], "is cut short"),
+        (lambda text: text[: text.rindex(",L,")], "line 13 is cut short"),  # in front of it stands a 1, like a version
         (lambda text: "", "another version, or none"),
         (lambda text: text.replace(",20,", ",twenty,", 1), r"line 2: .*'twenty'"),
     ],
@@ -310,8 +311,26 @@ def test_the_manifest_may_lie_elsewhere_and_others_may_read_it(
 
 def test_a_folder_that_cannot_be_written_says_what_to_do_before_the_scan(root: Path) -> None:
     (root / ".tamis").write_text("a file where the folder should be")
+    os.mkfifo(root / "endless.png")  # whoever opens it waits for a writer that never comes
+    waited = []
+    before = signal.signal(signal.SIGALRM, lambda *_: waited.append((root / "endless.png").open("r+b")))
+    signal.setitimer(signal.ITIMER_REAL, 2)
     with pytest.raises(OSError, match=r"cannot write into .*\.tamis.*--folder.*cache_dir"):
-        update_manifest(root, names(root))
+        update_manifest(root, [*names(root), "endless.png"])
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    assert waited == []
+
+
+def test_a_reader_of_the_earlier_manifest_reads_it_to_the_end(root: Path) -> None:
+    files = names(root)
+    update_manifest(root, files[:6])
+    file = root / ".tamis" / "manifest.csv"
+    earlier = file.read_text()
+    with file.open() as handle:
+        update_manifest(root, files)
+        assert handle.read() == earlier
+    assert file.read_text() != earlier
 
 
 def test_content_hashes_are_in_order_and_complete(root: Path) -> None:
