@@ -12,6 +12,8 @@ from torch import Tensor
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
+#: What Pillow opens; those come here that are not grey or RGB of 8 bits: 16 bits, floats, printing colours.
+PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
 #: What a DICOM file has behind 128 bytes of anything; many have no suffix, or a number.
 DICOM_MARK = b"DICM"
 #: ITU-R 601: how bright red, green and blue are.
@@ -209,10 +211,14 @@ def _read_other(path: Path) -> NDArray[np.float32]:
     from monai.data.image_reader import NumpyReader, PILReader
     from monai.transforms.io.array import LoadImage
 
-    for reader in (NumpyReader(), PILReader()):
-        if reader.verify_suffix(str(path)):
-            values = np.asarray(reader.get_data(reader.read(path))[0], dtype=np.float32)
-            return values[..., 0] if isinstance(reader, PILReader) and values.ndim == 3 else values
+    suffix = path.suffix.lower()
+    if suffix == ".npy":
+        arrays = NumpyReader()
+        return np.asarray(arrays.get_data(arrays.read(path))[0], dtype=np.float32)
+    if suffix in PICTURE_SUFFIXES:
+        pictures = PILReader()
+        values = np.asarray(pictures.get_data(pictures.read(path))[0], dtype=np.float32)
+        return values if values.ndim == 2 else values[..., 0]
     loaded = LoadImage(image_only=True, ensure_channel_first=True)(path)  # tries whatever is installed
     return np.asarray(torch.as_tensor(loaded)[0], dtype=np.float32)
 

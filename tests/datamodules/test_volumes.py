@@ -18,6 +18,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
+from tamis.datamodules import RadImageNet
 from tamis.datamodules.volumes import VolumeReader, read_slice, take_slice, to_bytes
 
 #: Hounsfield units as rows and columns: no two corners alike, so that a turn or a flip shows.
@@ -102,6 +103,17 @@ def test_a_frame_of_a_dicom_stands_upright(tmp_path: Path, name: str) -> None:
     assert read_slice(path, 0, intensity_range=WINDOW).unique().tolist() == [128]
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", ["absent", "empty"])
+def test_where_the_patient_lies_does_not_matter(tmp_path: Path, value: str) -> None:
+    path = write_dicom(tmp_path / "image.dcm", PICTURE)
+    if value == "empty":
+        data = pydicom.dcmread(path)
+        data.ImageOrientationPatient = data.ImagePositionPatient = data.PixelSpacing = None
+        data.save_as(path)
+    assert read_slice(path, intensity_range=WINDOW).tolist() == [BYTES]
+
+
 def test_white_on_black_is_turned_round(tmp_path: Path) -> None:
     path = write_dicom(tmp_path / "xray.dcm", PICTURE, photometric="MONOCHROME1")
     assert read_slice(path, intensity_range=WINDOW).tolist() == [[[255 - value for value in row] for row in BYTES]]
@@ -167,8 +179,32 @@ def test_threads_that_share_a_reader_get_their_own_volumes(tmp_path: Path) -> No
     def read(turn: int) -> int:
         return int(reader.read_slice(paths[turn % 4], turn % 2, intensity_range=(0, 255)).max())
 
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(read, range(200))) == [turn % 4 for turn in range(200)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)  # threads overtake each other anywhere
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(read, range(400))) == [turn % 4 for turn in range(400)]
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_csv_of_slices_is_a_set_of_images(volume: Path, tmp_path: Path) -> None:
+    """Slices of a volume, frames and single images in one table; without patients, a volume stays in one split."""
+    write_dicom(tmp_path / "one.dcm", PICTURE)
+    write_dicom(tmp_path / "frames.dcm", np.stack([PICTURE] * 4))
+    rows = ["volume.nii.gz,3,a", "volume.nii.gz,4,b", "volume.nii.gz,3,b"]
+    rows += ["one.dcm,,a", *(f"frames.dcm,{index},b" for index in range(4))]
+    (tmp_path / "slices.csv").write_text("\n".join(["filename,slice,label", *rows]) + "\n")
+    data = RadImageNet(str(tmp_path), image_size=3, intensity_range=WINDOW, split_shares=(0.5, 0.5, 0), split_seed=1)
+    with pytest.warns(UserWarning, match="nothing says which images are one patient's"):
+        data.setup("fit")
+    of_split = [set(data.tables[split].files) for split in ("train", "val")]
+    assert sum(map(len, of_split)) == 3
+    train = data.tables["train"]
+    assert train.slices is not None
+    for row in range(train.rows):
+        expected = torch.tensor(BYTES) if train.slices[row] != 4 else torch.full((3, 4), 128)
+        assert torch.equal(data.split("train").source.read(row)[0], expected.to(torch.uint8))
 
 
 # Bad input
@@ -202,16 +238,24 @@ def test_a_range_that_is_none(window: tuple[float, float]) -> None:
         to_bytes(PICTURE.astype(np.float32), window)
 
 
+@pytest.mark.filterwarnings("error")
 def test_arrays_are_read_as_monai_has_them(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", PICTURE.T)  # x, y
     assert read_slice(tmp_path / "array.npy", intensity_range=WINDOW).tolist() == [BYTES]
 
 
-def test_sixteen_bit_pictures_keep_their_range(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["deep.png", "deep.TIF"])
+def test_sixteen_bit_pictures_keep_their_range(tmp_path: Path, name: str) -> None:
     deep = (PICTURE.astype(np.int32) + 1024).astype(np.uint16)
-    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.fromarray(deep).save(tmp_path / name)
     low, high = WINDOW
-    assert read_slice(tmp_path / "deep.png", intensity_range=(low + 1024, high + 1024)).tolist() == [BYTES]
+    assert read_slice(tmp_path / name, intensity_range=(low + 1024, high + 1024)).tolist() == [BYTES]
+
+
+def test_of_printing_colours_the_first_is_read(tmp_path: Path) -> None:
+    Image.new("CMYK", (4, 3), (200, 0, 0, 0)).save(tmp_path / "print.tif")
+    image = read_slice(tmp_path / "print.tif", intensity_range=(0, 255))
+    assert image.tolist() == [[[200] * 4] * 3]
 
 
 def test_a_missing_package_is_named(volume: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
