@@ -9,15 +9,15 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from .auditing import AUDIT_FILE, Audit, describe, examine_images, fault_rows, summary
-from .faults import FAULT_KINDS, drop_faults, lost_classes
+from .auditing import AUDIT_COLUMNS, AUDIT_FILE, Audit, describe, examine_images, fault_rows, summary
+from .faults import FAULT_KINDS, drop_faults, find_faults, lost_classes
 from .grey_levels import GreyLevels, measure_levels
 from .image_table import ImageTable
 from .image_trees import is_image
 from .layouts import read_layout
-from .manifest import MANIFEST_FILE, manifest_folder
+from .manifest import MANIFEST_FILE, manifest_folder, write_rows
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,14 +28,15 @@ DESCRIPTION = (
     "deviation. What the files hold is kept in a manifest, so that a second run reads only what has changed. "
     "The exit status is 0 if nothing is wrong, 1 if something is, and 2 if the audit could not be made."
 )
+#: Of each kind, what it means or asks for, and what the policy drop does about it.
 WHAT_TO_DO = {
-    "missing": "fetch the files, or take their rows out; --data.audit drop does",
-    "unreadable": "fetch the files again; a training that comes to one stops; --data.audit drop leaves them out",
-    "blank": "these show nothing; --data.audit drop leaves them out",
-    "label_conflict": "nobody knows which label is right; --data.audit drop leaves all of them out",
-    "two_splits": "the scores would be too good; --data.audit drop keeps the one in training",
-    "duplicate": "these weigh more than others; --data.audit drop keeps one",
-    "group_in_two_splits": "the scores would be too good; --data.audit drop keeps the group's first split",
+    "missing": ("fetch the files, or take their rows out", "leaves them out"),
+    "unreadable": ("fetch the files again; a training that comes to one stops", "leaves them out"),
+    "blank": ("these show nothing", "leaves them out"),
+    "label_conflict": ("nobody knows which label is right", "leaves all of them out"),
+    "two_splits": ("the scores would be too good", "keeps the one in training"),
+    "duplicate": ("these weigh more than others", "keeps one"),
+    "group_in_two_splits": ("the scores would be too good", "keeps the group's first split"),
 }
 #: Classes shown without --classes: the largest and the smallest.
 LARGEST, SMALLEST = 8, 4
@@ -44,7 +45,7 @@ LARGEST, SMALLEST = 8, 4
 def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="python -m tamis.datamodules.audit", description=DESCRIPTION)
-    parser.add_argument("root", type=Path, help="folder of the images, as for --data.root")
+    parser.add_argument("root", type=Path, help="folder of the images, as for --data.root, or a .npz like MedMNIST's")
     parser.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="threads that read (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where manifest.csv and audit.csv are kept (ROOT/.tamis)")
     parser.add_argument("--group-column", help="column of the CSV that no split may tear apart (a patient's)")
@@ -60,39 +61,85 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class Found(NamedTuple):
+    """What a root holds and what is wrong with it.
+
+    Args:
+        description: one line.
+        notes: of the layout.
+        tables: by split.
+        audit: faults and records.
+        unnamed: images that no table names.
+        written: files.
+        droppable: whether a datamodule can leave faulty images out.
+    """
+
+    description: str
+    notes: list[str]
+    tables: dict[str, ImageTable]
+    audit: Audit
+    unnamed: list[str]
+    written: list[Path]
+    droppable: bool
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Audit, print, and return the exit status."""
     from rich.console import Console
 
     options = build_parser().parse_args(arguments)
     try:
-        layout = read_layout(options.root, options.group_column)
-        audit = examine_images(options.root, layout.tables, options.folder, options.workers)
-        kept, problem = _kept(layout.tables, audit)
+        look = examine_npz if options.root.suffix == ".npz" else examine_folder
+        found = look(options.root, options.folder, options.workers, options.group_column)
+        kept, problem = _kept(found.tables, found.audit)
         if options.policy == "drop" and problem:
             raise ValueError(problem)
-        levels = measure_levels(kept if options.policy == "drop" else layout.tables, audit.manifest)
-        unnamed = unnamed_images(options.root, layout.tables)
+        shown = kept if options.policy == "drop" else found.tables
+        levels = measure_levels(shown, found.audit.manifest)
         if options.json is not None:
-            options.json.write_text(json.dumps(report(layout.tables, audit, levels, unnamed), indent=2) + "\n")
+            options.json.write_text(json.dumps(report(found, levels), indent=2) + "\n")
     except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    console.print(layout.description)
-    for note in layout.notes:
+    console.print(found.description)
+    for note in found.notes:
         console.print(f"note: {note}")
-    print_classes(console, kept if options.policy == "drop" else layout.tables, options.classes)
+    print_classes(console, shown, options.classes)
     print_levels(console, levels)
-    print_faults(console, layout.tables, audit, options.limit)
-    if audit.faults:
-        console.print(f"\n{problem or what_drop_leaves(layout.tables, kept)}")
-    if unnamed:
-        console.print(f"\nnot a fault: nothing names {len(unnamed)} images that lie there, such as {unnamed[0]}")
-    place = manifest_folder(options.root, options.folder)
-    files = [place / MANIFEST_FILE, *([place / AUDIT_FILE] if audit.faults else [])]
-    console.print(f"\nwritten: {' and '.join(map(str, files))}")
-    return 1 if audit.faults else 0
+    print_faults(console, found, options.limit)
+    if found.audit.faults and found.droppable:
+        console.print(f"\n{problem or what_drop_leaves(found.tables, kept)}")
+    if found.unnamed:
+        count = len(found.unnamed)
+        console.print(f"\nnot a fault: nothing names {count} images that lie there, such as {found.unnamed[0]}")
+    if found.written:
+        console.print(f"\nwritten: {' and '.join(map(str, found.written))}")
+    return 1 if found.audit.faults else 0
+
+
+def examine_folder(root: Path, folder: Path | None, workers: int, group_column: str | None) -> Found:
+    """Of files."""
+    layout = read_layout(root, group_column)
+    audit = examine_images(root, layout.tables, folder, workers)
+    place = manifest_folder(root, folder)
+    written = [place / MANIFEST_FILE, *([place / AUDIT_FILE] if audit.faults else [])]
+    unnamed = unnamed_images(root, layout.tables)
+    return Found(layout.description, layout.notes, layout.tables, audit, unnamed, written, True)
+
+
+def examine_npz(npz: Path, folder: Path | None, workers: int, group_column: str | None) -> Found:
+    """Of arrays, which are looked at anew every time."""
+    from .npz_audit import read_npz
+
+    if group_column is not None:
+        raise ValueError(f"group_column is {group_column}, but {npz} has no columns")
+    images = read_npz(npz)
+    faults = find_faults(images.tables, images.manifest)
+    written = []
+    if folder is not None:
+        written = [write_rows(folder / AUDIT_FILE, fault_rows(images.tables, faults), AUDIT_COLUMNS)]
+    return Found(images.description, [], images.tables, Audit(faults, images.manifest), [], written, False)
 
 
 def _kept(tables: Mapping[str, ImageTable], audit: Audit) -> tuple[Mapping[str, ImageTable], str]:
@@ -123,17 +170,15 @@ def unnamed_images(root: Path, tables: Mapping[str, ImageTable]) -> list[str]:
     return sorted(found)
 
 
-def report(
-    tables: Mapping[str, ImageTable], audit: Audit, levels: Mapping[str, GreyLevels], unnamed: Sequence[str]
-) -> dict[str, object]:
+def report(found: Found, levels: Mapping[str, GreyLevels]) -> dict[str, object]:
     """Everything that was found, for programs."""
-    counts = Counter(fault.kind for fault in audit.faults)
+    counts = Counter(fault.kind for fault in found.audit.faults)
     return {
         "faults": {kind: counts[kind] for kind in FAULT_KINDS},
-        "rows": fault_rows(tables, audit.faults),
-        "classes": {split: dict(sorted(Counter(table.labels).items())) for split, table in tables.items()},
+        "rows": fault_rows(found.tables, found.audit.faults),
+        "classes": {split: dict(sorted(Counter(table.labels).items())) for split, table in found.tables.items()},
         "levels": {name: level._asdict() for name, level in levels.items() if level.images},
-        "unnamed": list(unnamed),
+        "unnamed": found.unnamed,
     }
 
 
@@ -179,15 +224,17 @@ def print_levels(console: Console, levels: Mapping[str, GreyLevels]) -> None:
         console.print(f"--data.mean {chosen.mean:.4f} --data.std {chosen.std:.4f}")
 
 
-def print_faults(console: Console, tables: Mapping[str, ImageTable], audit: Audit, limit: int) -> None:
+def print_faults(console: Console, found: Found, limit: int) -> None:
     """How many of each kind, the first of them, and what to do."""
-    console.print(f"\nFaults: {summary(audit.faults)}")
+    console.print(f"\nFaults: {summary(found.audit.faults)}")
     for kind in FAULT_KINDS:
-        of_kind = [fault for fault in audit.faults if fault.kind == kind]
+        of_kind = [fault for fault in found.audit.faults if fault.kind == kind]
         if of_kind:
-            console.print(f"{kind} {len(of_kind)}: {WHAT_TO_DO[kind]}", style="red")
+            meaning, drop = WHAT_TO_DO[kind]
+            advice = f"{meaning}; --data.audit drop {drop}" if found.droppable else meaning
+            console.print(f"{kind} {len(of_kind)}: {advice}", style="red")
         for fault in of_kind[:limit]:
-            console.print(f"  {describe(tables, fault)}")
+            console.print(f"  {describe(found.tables, fault)}")
         if len(of_kind) > limit:
             console.print(f"  {len(of_kind) - limit} more")
 

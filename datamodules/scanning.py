@@ -31,7 +31,7 @@ _LEVELS = range(256)
 _SQUARES = [level * level for level in _LEVELS]
 
 
-class _Pixels(NamedTuple):
+class DecodedPixels(NamedTuple):
     """What decoding adds to a `FileRecord`, by the names of its fields."""
 
     pixels: str
@@ -147,20 +147,20 @@ def read_record(root: Path, file: str) -> FileRecord:
     return FileRecord(file, size, modified, digest, *found)
 
 
-def _decode(path: Path, content: bytes) -> _Pixels:
+def _decode(path: Path, content: bytes) -> DecodedPixels:
     if path.suffix.lower() in RASTER_SUFFIXES:
         from PIL import Image, UnidentifiedImageError
 
         try:
             with Image.open(io.BytesIO(content)) as image:
                 if image.mode in EIGHT_BIT_MODES:
-                    return _raster(image)
+                    return record_pixels(image)
         except UnidentifiedImageError as error:  # its message holds an address in memory
             raise ValueError("the file is no image that Pillow knows") from error
     return _medical(path)
 
 
-def _raster(image: Image) -> _Pixels:
+def record_pixels(image: Image) -> DecodedPixels:
     """As `read_image` sees it: without transparency, palettes resolved."""
     grey = image if image.mode == "L" else image.convert("L")
     counts, data, shown = grey.histogram(), grey.tobytes(), "L"
@@ -175,7 +175,7 @@ def _raster(image: Image) -> _Pixels:
     return _pixels(counts, data, (shown, *sizes[:2]), sizes, image.mode, "0" if blank else "")
 
 
-def _medical(path: Path) -> _Pixels:
+def _medical(path: Path) -> DecodedPixels:
     """As `read_slice` sees it without an ``intensity_range``, all slices of a volume in one record."""
     import numpy as np
 
@@ -206,12 +206,12 @@ def _pixels(
     sizes: tuple[int, int, int],
     mode: str,
     blank_slices: str,
-) -> _Pixels:
+) -> DecodedPixels:
     """From how many pixels have each grey value, and from the bytes that the hash is of."""
     digest = sha256(repr(hashed_shape).encode())
     digest.update(data)
     total = sum(counts)
-    return _Pixels(
+    return DecodedPixels(
         digest.hexdigest()[:32],
         *sizes,
         mode,

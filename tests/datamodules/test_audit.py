@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -320,11 +321,53 @@ def test_policy_drop_counts_and_measures_what_is_left(planted: PhantomSet, tmp_p
     assert kept["levels"]["train"]["mean"] < dropped["levels"]["train"]["mean"]  # type: ignore[index] # three black
 
 
+def test_arrays_like_medmnists(tmp_path: Path, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = json_report(npz, tmp_path / "a.json")
+    assert (sound[0], sound[1]["faults"]) == (0, NOTHING)
+    with np.load(npz) as arrays:
+        planted = {name: arrays[name].copy() for name in arrays.files}
+    planted["train_images"][3] = 9
+    planted["train_images"][5] = planted["train_images"][2]
+    planted["train_images"][6] = planted["train_images"][1]
+    planted["test_images"][4] = planted["val_images"][4]
+    np.savez(tmp_path / "planted.npz", **planted)
+    status, found = json_report(tmp_path / "planted.npz", tmp_path / "b.json", "--folder", str(tmp_path))
+    assert status == 1
+    assert found["faults"] == NOTHING | {"blank": 1, "duplicate": 1, "label_conflict": 1, "two_splits": 1}
+    printed = capsys.readouterr().out
+    assert "  train_images[3] (planted.npz): every pixel is 9" in printed
+    assert "train_images[1] (planted.npz) = train_images[6] (planted.npz): the same pixels as 0 (1), 1 (1)" in printed
+    assert "--data.audit" not in printed
+    assert f"written: {tmp_path}/audit.csv" in printed
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "audit.csv", "b.json", "planted.npz"]
+    levels = found["levels"]["train"]  # type: ignore[index]
+    assert levels["mean"] == pytest.approx(planted["train_images"].mean() / 255)
+    assert levels["std"] == pytest.approx(planted["train_images"].std() / 255)
+
+
+def test_arrays_of_several_labels_and_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_images"] = draw.integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.array([[0, 0, 0], [1, 0, 1], [0, 1, 0], [0, 0, 0]])
+    np.savez(tmp_path / "set.npz", **arrays)
+    status, found = json_report(tmp_path / "set.npz", tmp_path / "a.json")
+    assert status == 0
+    assert found["classes"] == {split: {"0+2": 1, "1": 1, "none": 2} for split in ("train", "val", "test")}
+    assert "3 combinations of labels" in capsys.readouterr().out
+
+
 def test_misuse_is_status_two(tmp_path: Path, images: PhantomSet, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "nowhere does not exist" in capsys.readouterr().err
     assert main([str(images.root), "--group-column", "colour"]) == 2
     assert "has no column colour" in capsys.readouterr().err
+    np.savez(tmp_path / "other.npz", x=np.zeros(3))
+    assert main([str(tmp_path / "other.npz")]) == 2
+    assert "train_labels" in capsys.readouterr().err
+    assert main([str(tmp_path / "other.npz"), "--group-column", "patient"]) == 2
+    assert "no columns" in capsys.readouterr().err
     with pytest.raises(SystemExit) as caught:
         main([str(images.root), "--limit", "-1"])
     assert caught.value.code == 2
