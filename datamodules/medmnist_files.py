@@ -36,6 +36,25 @@ class ArrayHeader(NamedTuple):
     dtype: np.dtype[np.generic]
 
 
+def read_keys(npz: Path) -> list[str]:
+    """Names of the arrays of an npz.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is no npz.
+    """
+    if not npz.is_file():
+        raise FileNotFoundError(
+            f"{npz} does not exist; give the npz of a MedMNIST set, such as organamnist.npz, or the name of an "
+            "official file, such as breastmnist_64 (https://doi.org/10.5281/zenodo.10519652)"
+        )
+    try:
+        with zipfile.ZipFile(npz) as archive:
+            return [name.removesuffix(".npy") for name in archive.namelist()]
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{npz} is no npz (or only part of one): {error}; download it again") from error
+
+
 def read_header(npz: Path, key: str) -> ArrayHeader:
     """Shape and type of an array, without reading it.
 
@@ -147,19 +166,9 @@ def extracted(npz: Path, key: str, folder: Path) -> Path:
     Raises:
         FileNotFoundError: if there is no such npz.
     """
-    require_file(npz)
     facts = npz.stat()
     state = f"{npz.resolve()}\n{facts.st_size}\n{facts.st_mtime_ns}"
     return folder / f"{npz.stem}-{hashlib.sha256(state.encode()).hexdigest()[:12]}" / f"{key}.npy"
-
-
-def require_file(npz: Path) -> None:
-    """Raise FileNotFoundError if there is no such file."""
-    if not npz.is_file():
-        raise FileNotFoundError(
-            f"{npz} does not exist; give the npz of a MedMNIST set, such as organamnist.npz, or the name of an "
-            "official file, such as breastmnist_64 (https://doi.org/10.5281/zenodo.10519652)"
-        )
 
 
 class MappedArrayImages(ImageSource):
@@ -197,21 +206,16 @@ class MappedArrayImages(ImageSource):
 @contextmanager
 def _member(npz: Path, key: str) -> Iterator[IO[bytes]]:
     """An array's bytes in its npz, with the errors of reading told as what they mean."""
-    require_file(npz)
-    if not zipfile.is_zipfile(npz):
-        raise ValueError(f"{npz} is no npz (or only part of one); download it again")
+    keys = read_keys(npz)
+    if key not in keys:
+        raise ValueError(f"{npz} lacks the array {key}; it has: {', '.join(keys) or 'none'}")
     try:
-        with zipfile.ZipFile(npz) as archive:
-            if f"{key}.npy" in archive.namelist():
-                with archive.open(f"{key}.npy") as member:
-                    yield member
-                return
-            found = ", ".join(name.removesuffix(".npy") for name in archive.namelist())
+        with zipfile.ZipFile(npz) as archive, archive.open(f"{key}.npy") as member:
+            yield member
     except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
         raise ValueError(
             f"{npz}: the array {key} cannot be read: {error}; if the file is damaged, get it again"
         ) from error
-    raise ValueError(f"{npz} lacks the array {key}; it has: {found or 'none'}")
 
 
 def _make_room(folder: Path, size: int) -> None:

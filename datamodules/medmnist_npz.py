@@ -20,11 +20,12 @@ from .medmnist_files import (
     extracted,
     read_array,
     read_header,
+    read_keys,
     read_labels,
 )
 from .medmnist_sets import OfficialFile, OfficialSet, official_file
 
-SPLITS = ("train", "val", "test")
+IMAGES = ("train_images", "val_images", "test_images")
 
 
 class MedMNISTFile:
@@ -87,7 +88,7 @@ class MedMNISTFile:
         The MD5 is compared whenever the file itself will be read; images that are extracted already come of a file
         that was compared then.
         """
-        keys = [f"{split}_images" for split in SPLITS]
+        keys = [key for key in IMAGES if key in read_keys(self.path)]
         named = official_file(self.path.stem)
         if named is None:
             rank_zero_info(f"{self.path} is not named as a file of MedMNIST; its classes are {self._numbered}")
@@ -109,7 +110,8 @@ class MedMNISTFile:
     def _looks_like(self, named: OfficialFile) -> bool:
         facts = named.facts
         colour = (3,) if facts.channels == 3 else ()
-        shapes = [read_header(self.path, f"{split}_images").shape for split in SPLITS]
+        found = read_keys(self.path)
+        shapes = [read_header(self.path, key).shape if key in found else None for key in IMAGES]
         labels = self._training_labels
         width = labels.shape[1] if labels.ndim == 2 else 1
         several = len(facts.class_names) if facts.task == "multi-label" else 1

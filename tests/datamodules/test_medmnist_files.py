@@ -192,6 +192,15 @@ def test_a_cached_set_gives_the_batches_of_one_in_memory(tmp_path: Path) -> None
         assert {file.name for file in folder.rglob("*.npy")} == {f"{x}_images.npy" for x in ("train", "val", "test")}
 
 
+def test_a_split_that_is_not_asked_for_may_be_missing(tmp_path: Path) -> None:
+    data = MedMNIST(str(write(tmp_path / "set.npz", test_images=None, test_labels=None)), cache=True)
+    data.prepare_data()
+    data.setup("fit")
+    assert data.split("val").images == 3
+    with pytest.raises(ValueError, match="lacks the array test_labels"):
+        data.setup("test")
+
+
 def test_a_cache_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("a file")
     data = MedMNIST(str(write(tmp_path / "set.npz")), cache=True, cache_dir=str(tmp_path / "taken"))

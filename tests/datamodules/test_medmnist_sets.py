@@ -63,6 +63,7 @@ def test_an_official_set_has_names(size: int, tmp_path: Path) -> None:
 
 
 DIFFERENT: dict[str, dict[str, Any]] = {
+    "no test split": {"images": {"train": 546, "val": 78}},
     "fewer images": {"images": {**BREAST, "val": 77}},
     "another size": {"size": 32},
     "colour": {"colour": True},
