@@ -25,7 +25,8 @@ class ClassificationReport(Callback):
     under ``test/`` for the whole set, and the same for the images of each group of classes that the datamodule tells of
     (its ``class_groups``, such as modality and anatomy); the groups' numbers are logged, too, as
     ``test/modality_CT/accuracy``. ``confusion.png`` is also shown in TensorBoard. ``docs/metrics.md`` says what the
-    numbers mean where a class is missing.
+    numbers mean where a class is missing. Where an image has several labels, ``per_class.csv`` has a row a label, and
+    the others, which ask for one class an image, are not written.
 
     Args:
         folder: where ``test`` goes; ``None`` is the run directory. An earlier test's files there are an error.
@@ -66,17 +67,19 @@ class ClassificationReport(Callback):
     def _write(self, trainer: Trainer, logits: Tensor, labels: Tensor, stage: str, step: int) -> None:
         datamodule = getattr(trainer, "datamodule", None)
         names = getattr(datamodule, "class_names", None) or [str(label) for label in range(logits.shape[1])]
-        ways: dict[str, list[str]] = getattr(datamodule, "class_groups", {})
-        groups = score_groups(logits, labels, ways)
-        picture = png(confusion_figure(_count(logits, labels), names, ways.get("anatomy"), _title(stage, groups[0])))
         folder = self._folder(trainer, stage)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / PER_CLASS).write_text(per_class_table(logits, labels, names))
-        (folder / GROUPS).write_text(groups_table(groups))
-        (folder / PICTURE).write_bytes(picture)
-        log_picture(trainer, f"{stage}/confusion", picture, step)
-        for logger in trainer.loggers:  # past Lightning, which would print them all, more than a hundred
-            logger.log_metrics(logged_metrics(groups, stage), step=step)
+        if labels.dim() == 1:
+            ways: dict[str, list[str]] = getattr(datamodule, "class_groups", {})
+            groups = score_groups(logits, labels, ways)
+            (folder / GROUPS).write_text(groups_table(groups))
+            figure = confusion_figure(_count(logits, labels), names, ways.get("anatomy"), _title(stage, groups[0]))
+            picture = png(figure)
+            (folder / PICTURE).write_bytes(picture)
+            log_picture(trainer, f"{stage}/confusion", picture, step)
+            for logger in trainer.loggers:  # past Lightning, which would print them all, more than a hundred
+                logger.log_metrics(logged_metrics(groups, stage), step=step)
         rank_zero_info(f"Report on the {stage} split written to {folder}")
 
     def _folder(self, trainer: Trainer, stage: str) -> Path:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from ..modules.image_metrics import score_classes, score_group
+from ..modules.label_metrics import score_labels
 
 #: The group of every class, by the name of its way and its own.
 WHOLE = ("all", "all")
@@ -63,8 +64,8 @@ def logged_metrics(groups: Sequence[GroupScores], stage: str) -> dict[str, float
 
 
 def per_class_table(logits: Tensor, labels: Tensor, names: Sequence[str]) -> str:
-    """CSV with a row a class. Cells are empty where there is no number: see `ClassScores`."""
-    scores = score_classes(logits, labels)
+    """CSV with a row a class, or a label. Cells are empty where there is no number: see `ClassScores`."""
+    scores = score_classes(logits, labels) if labels.dim() == 1 else score_labels(logits, labels)
     rows: list[list[object]] = [["class", "support", "precision", "recall", "f1", "auc"]]
     for label, name in enumerate(names):
         measured = [scores.precision, scores.recall, scores.f1]

@@ -60,9 +60,11 @@ class MaskGallery(Callback):
         """Choose the images, once."""
         if self._examples is None:
             images, labels = batch
-            rows = spread_over_classes(labels, self.images)
+            # Images with several labels are as different as images of different classes.
+            rows = spread_over_classes(labels, self.images) if labels.dim() == 1 else torch.arange(len(labels))
+            rows = rows[: self.images]
             names: Sequence[str] | None = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-            titles = [names[label] if names else f"class {label}" for label in labels[rows].tolist()]
+            titles = [title_of(label, names) for label in labels[rows].tolist()]
             self._examples = (images[rows].detach().clone(), titles)
 
     def on_train_batch_end(
@@ -104,6 +106,17 @@ def spread_over_classes(labels: Tensor, count: int) -> Tensor:
     classes = torch.unique(labels)
     chosen = classes[torch.linspace(0, len(classes) - 1, min(count, len(classes))).round().long()]
     return torch.stack([(labels == label).nonzero()[0, 0] for label in chosen])
+
+
+def title_of(label: int | list[float], names: Sequence[str] | None) -> str:
+    """The name of an image's class, or of all of its labels.
+
+    Args:
+        label: its number, or a 0 or 1 for each label.
+        names: ``None`` where nobody knows them.
+    """
+    numbers = [label] if isinstance(label, int) else [number for number, true in enumerate(label) if true]
+    return "\n".join(names[number] if names else f"class {number}" for number in numbers) or "no label"
 
 
 def mask_figure(images: Tensor, expected: Tensor, drawn: Tensor, titles: Sequence[str]) -> Figure:

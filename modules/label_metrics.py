@@ -10,7 +10,7 @@ from torchmetrics import MeanAbsoluteError
 from torchmetrics.classification import MultilabelAccuracy, MultilabelF1Score
 from torchmetrics.functional.classification import binary_auroc, binary_average_precision
 
-from .image_metrics import CrossEntropy, MacroAUC
+from .image_metrics import ClassScores, CrossEntropy, MacroAUC
 from .label_kinds import per_image_loss
 
 
@@ -97,3 +97,22 @@ def of_each_label(metric: Callable[..., Tensor], logits: Tensor, labels: Tensor)
         _, places = logits[:, label].unique(return_inverse=True)
         scores[label] = metric(places / len(places), labels[:, label].long(), validate_args=False)
     return scores
+
+
+def score_labels(logits: Tensor, labels: Tensor) -> ClassScores:
+    """Precision, recall, F1 at probability .5 and AUC of each label, of images that may have several.
+
+    Args:
+        logits: ``[N, L]``.
+        labels: ``[N, L]`` of 0 and 1.
+    """
+    predicted, true = logits > 0, labels > 0
+    hits, marked, support = (both.sum(dim=0) for both in (predicted & true, predicted, true))
+    return ClassScores(
+        support=support,
+        predicted=marked,
+        precision=hits / marked.clamp(min=1),
+        recall=hits / support.clamp(min=1),
+        f1=2 * hits / (marked + support).clamp(min=1),
+        auc=of_each_label(binary_auroc, logits, labels),
+    )

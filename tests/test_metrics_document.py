@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -30,6 +30,7 @@ from tamis.callbacks import (
     RolloutMetrics,
 )
 from tamis.datamodules import Preferences
+from tamis.datamodules.images import LabelKind
 from tamis.modules import CodePolicy, ImageClassifier, NoiseMaskPretraining, Reward, RewardModel
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"
@@ -116,7 +117,7 @@ def _mask(folder: Path) -> list[dict[str, str]]:
 
 
 def _classify(folder: Path) -> list[dict[str, str]]:
-    """What the test of a classifier logs, which is what its validation logs under another name."""
+    """What a classifier's test logs for each kind of labels, which is what its validation logs under another name."""
     trainer = Trainer(
         max_epochs=1,
         accelerator="cpu",
@@ -125,12 +126,16 @@ def _classify(folder: Path) -> list[dict[str, str]]:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    module = ImageClassifier("test_resnet", num_classes=3)
-    data = DataLoader(TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4) % 3), batch_size=4)
-    (validated,) = trainer.validate(module, data, verbose=False)
-    (tested,) = trainer.test(module, data, verbose=False)
-    assert [name.replace("val/", "test/") for name in validated] == list(tested)
-    return [{name: str(value) for name, value in tested.items()}]
+    labels = {"single": torch.arange(4) % 3, "ordinal": torch.arange(4) % 3, "multi": torch.eye(4)[:, :3]}
+    logged: dict[str, str] = {}
+    for kind in get_args(LabelKind):
+        module = ImageClassifier("test_resnet", num_classes=3, label_kind=kind)
+        data = DataLoader(TensorDataset(torch.randn(4, 3, 32, 32), labels[kind]), batch_size=4)
+        (validated,) = trainer.validate(module, data, verbose=False)
+        (tested,) = trainer.test(module, data, verbose=False)
+        assert [name.replace("val/", "test/") for name in validated] == list(tested)
+        logged |= {name: str(value) for name, value in tested.items()}
+    return [logged]
 
 
 @pytest.fixture(scope="module")
