@@ -35,6 +35,8 @@ bench: $(READY) ## Measure the speed claims, side by side with what they are mad
 	$(BIN)/python benchmarks/generation.py
 	$(BIN)/python benchmarks/ppo.py $(if $(TRL_PYTHON),--trl-python $(TRL_PYTHON))
 	$(BIN)/python benchmarks/noise_mask.py
+	$(BIN)/python benchmarks/data.py
+	$(BIN)/python benchmarks/audit_speed.py
 
 arms: $(READY) ## Train PPO-S, PPO-M and the filters with 3 seeds and compare them (a quarter of an hour); results in runs/arms.
 	$(BIN)/python benchmarks/arms.py --jobs 2

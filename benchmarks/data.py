@@ -8,8 +8,8 @@ does. Evaluation resizes and cuts (the cache holds the result); training adds th
 time where the network is, here on the same thread; the loader's own share is what a GPU would wait for. Both ways must
 deliver the same numbers, to the bit.
 
-With loader processes: images a second of an epoch, and the memory that each process has for itself (what it does not
-share with others, from /proc) after it.
+With loader processes: images a second of an epoch, and each process's memory after it, from /proc: resident, and of
+that what it shares with no other.
 """
 
 from __future__ import annotations
@@ -88,17 +88,18 @@ def same_numbers(pair: tuple[RadImageNet, RadImageNet]) -> bool:
     return True
 
 
-def own_megabytes(process: int) -> float:
-    """Memory that no other process shares; NaN where the system does not say."""
+def megabytes(process: int) -> tuple[float, float]:
+    """Resident memory, and of it what no other process shares; NaN where the system does not say."""
     try:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except OSError:
-        return float("nan")
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1000
+        return float("nan"), float("nan")
+    sizes = {line.split(":")[0]: int(line.split()[1]) / 1000 for line in lines[1:]}
+    return sizes["Rss"], sum(size for name, size in sizes.items() if name.startswith("Private_"))
 
 
-def with_workers(data: RadImageNet) -> tuple[float, list[float]]:
-    """Seconds of the second epoch, after which the processes' own memory is read."""
+def with_workers(data: RadImageNet) -> tuple[float, list[tuple[float, float]]]:
+    """Seconds of the second epoch, after which the memory of the processes is read."""
     loader = data.train_dataloader()
     for _ in range(2):
         start = time.perf_counter()
@@ -106,7 +107,7 @@ def with_workers(data: RadImageNet) -> tuple[float, list[float]]:
             pass
         seconds = time.perf_counter() - start
     processes = [worker.pid for worker in getattr(loader._iterator, "_workers", [])]
-    return seconds, [own_megabytes(process) for process in processes or [os.getpid()]]
+    return seconds, [megabytes(process) for process in processes or [os.getpid()]]
 
 
 def main() -> None:
@@ -154,12 +155,12 @@ def _speed(pair: tuple[RadImageNet, RadImageNet], images: int, turns: int) -> Ta
 
 
 def _workers(root: Path, size: int, images: int) -> Table:
-    table = Table("training loader", "processes", "images/s", "MB of each process's own")
+    table = Table("training loader", "processes", "images/s", "MB of each process: resident (own)")
     for cache in (False, True):
         for workers in (0, 2):
             seconds, memory = with_workers(datamodule(root, size, cache, workers))
-            own = " ".join(f"{megabytes:.0f}" for megabytes in memory)
-            table.add_row("cache" if cache else "PNG", str(workers), f"{images / seconds:.0f}", own)
+            told = ", ".join(f"{resident:.0f} ({own:.0f})" for resident, own in memory)
+            table.add_row("cache" if cache else "PNG", str(workers), f"{images / seconds:.0f}", told)
     return table
 
 
