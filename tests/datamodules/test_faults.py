@@ -164,17 +164,17 @@ def test_a_group_counts_by_what_other_faults_leave() -> None:
 
 def test_slices_of_one_volume_are_images_of_their_own() -> None:
     volume = manifest(a="1", b="1", c="2", d="3")
-    volume = {file: record._replace(depth=5, blank_slices="0 4") for file, record in volume.items()}
+    volume = {file: record._replace(depth=15, blank_slices="0 14") for file, record in volume.items()}
     volume["d"] = volume["d"]._replace(depth=1, blank_slices="")
     rows = [("a", "x"), ("a", "x"), ("a", "x"), ("c", "y"), ("c", "y"), ("c", "y"), ("d", "y")]
     tables = {
-        "train": table(rows, slices=[1, 2, 0, 1, 5, -1, -1]),
+        "train": table(rows, slices=[1, 2, 0, 1, 15, -1, -1]),
         "val": table([("b", "x"), ("b", "x")], slices=[2, 3]),
     }
     faults = find_faults(tables, volume)
     assert [(fault.kind, fault.rows, fault.text) for fault in faults] == [
-        ("unreadable", [Row("train", 4)], "there is no slice 5: it has 5, counted from 0"),
-        ("unreadable", [Row("train", 5)], "it has 5 slices, and no column slice says which"),
+        ("unreadable", [Row("train", 4)], "there is no slice 15: it has 15, counted from 0"),
+        ("unreadable", [Row("train", 5)], "it has 15 slices, and no column slice says which"),
         ("blank", [Row("train", 2)], "slice 0 is one value"),
         ("two_splits", [Row("train", 1), Row("val", 0)], "the same pixels in train (1), val (1)"),
     ]
