@@ -4,6 +4,7 @@ import shutil
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -47,6 +48,23 @@ def test_quickstart(stage: str, tmp_path: Path) -> None:
 def test_medmnist(stage: str, tmp_path: Path, npz: Path) -> None:
     config = f"medmnist/{stage}.yaml"
     fit(config, tmp_path / "run", f"--data.path={npz}", *weights_for(config, tmp_path, "test_resnet", 3))
+
+
+@pytest.mark.parametrize("kind", ["multi", "ordinal"])
+def test_other_kinds_of_labels(kind: str, tmp_path: Path, npz: Path) -> None:
+    arrays = dict(np.load(npz))
+    for split in ("train", "val", "test"):
+        arrays[f"{split}_labels"] = np.arange(48).reshape(12, 4) % 3 % 2 if kind == "multi" else np.arange(12) % 4
+    np.savez(tmp_path / "set.npz", **arrays)
+    options = [f"--data.path={tmp_path / 'set.npz'}", f"--data.ordinal={'true' if kind == 'ordinal' else 'null'}"]
+    fit("medmnist/baseline.yaml", tmp_path / "run", *options)
+    weights = [f"--model.weights={tmp_path / 'run' / 'model'}", f"--run_dir={tmp_path / 'tested'}"]
+    config = files("tamis.configs").joinpath("medmnist", "baseline.yaml")
+    cli = run(["test", f"--config={config}", *options, *weights, "--trainer.accelerator=cpu"])
+    assert cli.datamodule.label_kind == kind
+    own = {"multi": "test/mean_average_precision", "ordinal": "test/quadratic_kappa"}
+    assert own[kind] in cli.trainer.callback_metrics
+    assert (tmp_path / "tested" / "test" / "per_class.csv").is_file()
 
 
 @pytest.mark.parametrize("stage", ["merged_baseline", "merged_noise_mask"])
