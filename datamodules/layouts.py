@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
-
 from .image_csv import COLUMNS, SPLIT_NAMES, names_images, read_csv
 from .image_table import ImageTable
 from .image_trees import is_image, read_tree, visible_files, visible_folders
@@ -69,20 +67,6 @@ class _Found(NamedTuple):
     kind: str
     tables: dict[str, ImageTable]
     notes: list[str]
-
-
-def read_tables(
-    root: Path,
-    group_column: str | None = None,
-    split_shares: tuple[float, float, float] | None = None,
-    split_seed: int = 0,
-) -> dict[str, ImageTable]:
-    """The tables of `read_layout`, after telling the user what was found."""
-    layout = read_layout(root, group_column, split_shares, split_seed)
-    rank_zero_info(layout.description)
-    for note in layout.notes:
-        rank_zero_warn(note)
-    return layout.tables
 
 
 def read_layout(

@@ -11,7 +11,7 @@ import pytest
 from tamis.datamodules import layouts
 from tamis.datamodules.image_csv import NO_SLICE
 from tamis.datamodules.image_table import ImageTable
-from tamis.datamodules.layouts import Layout, read_layout, read_tables
+from tamis.datamodules.layouts import Layout, read_layout
 from tamis.datamodules.phantoms import CLASSES
 
 ROWS = [
@@ -61,7 +61,7 @@ def test_official_csvs(tmp_path: Path) -> None:
 
 
 def test_every_phantom_row_gets_its_canonical_class(phantoms: Path) -> None:
-    tables = read_tables(phantoms)
+    tables = read_layout(phantoms).tables
     assert {split: table.rows for split, table in tables.items()} == {"train": 30, "val": 15, "test": 15}
     assert set(tables["train"].labels) == {kind.folder.replace("/", "__") for kind in CLASSES}
     for table in tables.values():
@@ -186,8 +186,6 @@ def test_without_patients_rows_are_split_one_by_one_with_a_warning(tmp_path: Pat
     assert {table.labels.count("a") for table in layout.tables.values()} == {20}
     (note,) = layout.notes
     assert note.startswith("all.csv: nothing says which images are one patient's")
-    with pytest.warns(UserWarning, match="nothing says which images are one patient's"):
-        read_tables(tmp_path)
     assert all_rows(read_layout(tmp_path, split_seed=1)) == all_rows(layout)
     assert read_layout(tmp_path, split_seed=1).tables != read_layout(tmp_path).tables == read_layout(tmp_path).tables
 
