@@ -66,7 +66,7 @@ class LastEpochsAverage(Callback):
     ) -> None:
         """Take the weights after an epoch's last step, before the epoch's validation."""
         epoch = trainer.current_epoch
-        if trainer.is_last_batch and epoch >= self._first(trainer) and epoch not in self._averaged:
+        if trainer.is_last_batch and epoch >= self._first(trainer):
             self._averaged.append(epoch)
             update_mean(self._mean, weights_of(pl_module), len(self._averaged))
 

@@ -144,6 +144,54 @@ class SeedEachStep(Callback):
         torch.manual_seed(trainer.global_step)
 
 
+class Save(Callback):
+    """Writes checkpoints at odd moments of an epoch: stands behind the average."""
+
+    def __init__(self, folder: Path, epoch: int) -> None:
+        self.folder, self.epoch = folder, epoch
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: object) -> None:
+        if trainer.is_last_batch and trainer.current_epoch == self.epoch:
+            trainer.save_checkpoint(self.folder / "step.ckpt")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.sanity_checking and trainer.current_epoch == self.epoch:
+            trainer.save_checkpoint(self.folder / "validation.ckpt")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.folder / "end.ckpt")
+
+
+def test_a_checkpoint_keeps_trainings_own_weights_while_the_module_holds_the_mean(tmp_path: Path) -> None:
+    seen = Recorder()
+    fit(classifier(), tmp_path, LastEpochsAverage(2), seen, Save(tmp_path, epoch=2), epochs=3)
+    for name in ("validation", "end"):
+        saved = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
+        assert_same(saved["last_epochs_average"]["own"], seen.trained[2])
+        assert_same(saved["state_dict"], mean_by_hand(seen.trained[1:]), 1e-5)
+        assert saved["last_epochs_average"]["averaged"] == [1, 2]
+
+
+@pytest.mark.parametrize("moment", ["step", "validation"])
+def test_an_epoch_counts_once_for_a_run_resumed_within_it(moment: str, tmp_path: Path) -> None:
+    straight = classifier()
+    fit(straight, tmp_path / "straight", LastEpochsAverage(2), Save(tmp_path, epoch=2))
+    resumed, seen = classifier(), Seen()
+    fit(resumed, tmp_path / "resumed", LastEpochsAverage(2), seen, ckpt_path=str(tmp_path / f"{moment}.ckpt"))
+    assert seen.averaged == [2, 3]
+    assert_same(copy_of(resumed), copy_of(straight))
+
+
+class Seen(Callback):
+    """The epochs that an average has taken by the end of the fit."""
+
+    averaged: list[int]
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        (average,) = (callback for callback in trainer.callbacks if isinstance(callback, LastEpochsAverage))  # type: ignore[attr-defined]
+        self.averaged = list(average._averaged)
+
+
 def test_a_longer_run_averages_its_own_last_epochs(tmp_path: Path) -> None:
     fit(classifier(), tmp_path / "short", LastEpochsAverage(2), epochs=2)
     module, seen = classifier(), Recorder()
