@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-
-from .image_table import ImageTable
 
 
 def filter_classes(
@@ -38,19 +36,6 @@ def filter_classes(
             "needs two"
         )
     return kept
-
-
-def keep_classes(table: ImageTable, class_names: Collection[str]) -> ImageTable:
-    """The rows of some classes.
-
-    Raises:
-        ValueError: if there are none.
-    """
-    wanted = frozenset(class_names)
-    rows = [row for row, label in enumerate(table.labels) if label in wanted]
-    if not rows:
-        raise ValueError(f"{table.source} has no image of the {len(wanted)} classes that are kept")
-    return table if len(rows) == table.rows else table.select(rows)
 
 
 def _fits(name: str, patterns: Sequence[str]) -> bool:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tamis.datamodules.class_filter import filter_classes, keep_classes
-from tamis.datamodules.image_table import ImageTable
+from tamis.datamodules.class_filter import filter_classes
 from tamis.datamodules.radimagenet_classes import CLASS_NAMES
 
 NAMES = ["CT__abd__normal", "CT__lung__Nodule", "CT__lung__normal", "MR__knee__normal", "US__gb"]
@@ -23,18 +22,6 @@ def test_radimagenets_anatomies() -> None:
     assert len(filter_classes(CLASS_NAMES, ["MR__knee__*"])) == 18
     assert len(filter_classes(CLASS_NAMES, None, ["MR__knee__*"])) == 165 - 18
     assert filter_classes(CLASS_NAMES, ["*__ca++_tendinosis", "US__gb"]) == ["MR__shoulder__ca++_tendinosis", "US__gb"]
-
-
-def test_keep_classes_drops_the_other_rows() -> None:
-    table = ImageTable("x.csv", ["a", "b", "c"], ["cat", "dog", "cat"], [2, 3, 4], None, ["p", "q", "r"])
-    kept = keep_classes(table, {"cat", "cow"})
-    assert kept == ImageTable("x.csv", ["a", "c"], ["cat", "cat"], [2, 4], None, ["p", "r"])
-    assert keep_classes(table, ["cat", "dog"]) is table
-
-
-def test_keep_classes_without_a_row() -> None:
-    with pytest.raises(ValueError, match=r"x.csv has no image of the 1 classes that are kept"):
-        keep_classes(ImageTable("x.csv", ["a"], ["cat"]), ["cow"])
 
 
 @pytest.mark.parametrize(
