@@ -46,7 +46,9 @@ def build_parser() -> argparse.ArgumentParser:
     """The command's options."""
     parser = argparse.ArgumentParser(prog="python -m tamis.datamodules.audit", description=DESCRIPTION)
     parser.add_argument("root", type=Path, help="folder of the images, as for --data.root, or a .npz like MedMNIST's")
-    parser.add_argument("--workers", type=_count, default=os.cpu_count() or 1, help="threads that read (%(default)s)")
+    # Records are made under Python's lock, so many more threads would only wait for it.
+    threads = min(8, os.cpu_count() or 1)
+    parser.add_argument("--workers", type=_count, default=threads, help="threads that read (%(default)s)")
     parser.add_argument("--folder", type=Path, help="where manifest.csv and audit.csv are kept (ROOT/.tamis)")
     parser.add_argument("--group-column", help="column of the CSV that no split may tear apart (a patient's)")
     parser.add_argument(

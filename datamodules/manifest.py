@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple, TextIO, get_type_hints
+from typing import NamedTuple, TextIO
 
 from lightning.pytorch.utilities import rank_zero_info
 
@@ -65,7 +65,6 @@ class FileRecord(NamedTuple):
 Manifest = dict[str, FileRecord]
 
 _COLUMNS = (*FileRecord._fields, "version")
-_CONVERTERS: tuple[Callable[[str], object], ...] = tuple(get_type_hints(FileRecord).values())
 
 
 def manifest_folder(root: Path, folder: Path | None = None) -> Path:
@@ -110,9 +109,32 @@ def _parse(handle: TextIO) -> Iterator[FileRecord]:
         if len(row) != len(_COLUMNS) or row[-1] != MANIFEST_VERSION:
             raise ValueError(f"line {rows.line_num} is cut short or of another version")
         try:
-            yield FileRecord(*(convert(cell) for convert, cell in zip(_CONVERTERS, row, strict=False)))  # type: ignore[arg-type] # each cell by its field's type
+            yield _record(row)
         except ValueError as error:
             raise ValueError(f"line {rows.line_num}: {error}") from error
+
+
+def _record(row: Sequence[str]) -> FileRecord:
+    # Cell by cell, since a set has a million rows: a loop over the types takes half as long again.
+    (file, size, modified, sha256, pixels, width, height, depth, mode) = row[:9]
+    (mean, mean_square, smallest, largest, blank_slices, error, _) = row[9:]
+    return FileRecord(
+        file,
+        int(size),
+        int(modified),
+        sha256,
+        pixels,
+        int(width),
+        int(height),
+        int(depth),
+        mode,
+        float(mean),
+        float(mean_square),
+        int(smallest),
+        int(largest),
+        blank_slices,
+        error,
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Path:

@@ -128,9 +128,9 @@ def scan_files(root: Path, files: Sequence[str], workers: int = 1) -> Iterator[F
 
 def read_record(root: Path, file: str) -> FileRecord:
     """Read, hash and decode one file; whatever is wrong with it is the record's error."""
-    path = root / file
+    path = f"{root}/{file}"
     try:
-        with path.open("rb", buffering=0) as handle:
+        with open(path, "rb", buffering=0) as handle:
             status = os.fstat(handle.fileno())
             content = handle.read()
     except (FileNotFoundError, NotADirectoryError):
@@ -147,8 +147,8 @@ def read_record(root: Path, file: str) -> FileRecord:
     return FileRecord(file, size, modified, digest, *found)
 
 
-def _decode(path: Path, content: bytes) -> DecodedPixels:
-    if path.suffix.lower() in RASTER_SUFFIXES:
+def _decode(path: str, content: bytes) -> DecodedPixels:
+    if os.path.splitext(path)[1].lower() in RASTER_SUFFIXES:
         from PIL import Image, UnidentifiedImageError
 
         try:
@@ -157,7 +157,7 @@ def _decode(path: Path, content: bytes) -> DecodedPixels:
                     return record_pixels(image)
         except UnidentifiedImageError as error:  # its message holds an address in memory
             raise ValueError("the file is no image that Pillow knows") from error
-    return _medical(path)
+    return _medical(Path(path))
 
 
 def record_pixels(image: Image) -> DecodedPixels:
