@@ -172,9 +172,12 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         split = self._splits["train"]
         images = SquareImages(split, self.square("train"), AUGMENTATION_DRAWS, self._seed)
-        ranks, rank = (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+        trainer = self.trainer
+        ranks, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
         labels = split.labels if self.sampling == "balanced" else None
         sampler = EpochSampler(images, self._seed, ranks, rank, labels)
+        # With loader processes the first order of a resumed run is asked for before the trainer tells the epoch.
+        sampler.set_epoch(0 if trainer is None else trainer.current_epoch)
         return self._loader(images, sampler, drop_last=self._leaves_last_batch_out(len(sampler)))
 
     def val_dataloader(self) -> DataLoader[LoadedImages]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from tamis.datamodules import MedMNIST, NoiseAugmentation, RadImageNet
@@ -157,3 +158,38 @@ def test_evaluation_has_neither_order_nor_draws(npz: Path) -> None:
         batches = list(loader)
         assert [batch.draws.shape for batch in batches] == [(5, 0), (5, 0), (2, 0)]
         assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 1, 2] * 4
+
+
+class Watcher(LightningModule):
+    """Keeps what it is given and learns nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.seen: list[Tensor] = []
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.seen.append(batch[0].clone())
+        return self.weight.sum()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_trainer_tells_the_epoch_and_resumes_at_it(npz: Path, tmp_path: Path, workers: int) -> None:
+    def train(epochs: int, checkpoint: Path | None = None) -> tuple[Trainer, list[Tensor]]:
+        module = Watcher()
+        quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+        trainer = Trainer(max_epochs=epochs, accelerator="cpu", enable_checkpointing=False, **quiet)  # type: ignore[arg-type]
+        data = MedMNIST(str(npz), batch_size=6, num_workers=workers)
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        return trainer, module.seen
+
+    _, whole = train(3)
+    assert len(torch.cat(whole).flatten(1).unique(dim=0)) == 3 * 12  # no image twice alike
+    trainer, first = train(1)
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    _, rest = train(3, tmp_path / "after.ckpt")
+    for left, right in zip([*first, *rest], whole, strict=True):
+        assert torch.equal(left, right)

@@ -161,7 +161,7 @@ def test_a_pickled_cache_is_its_name(root: Path) -> None:
 
 
 def test_too_little_room(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda _: _Disk())
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: _Disk())
     with pytest.raises(OSError, match=r"needs 0.0 GB .* has 0.0 GB free; name a larger disk by cache_dir"):
         cached(root)
 
