@@ -211,10 +211,12 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _read(self, split: Split) -> ImageSplit:
         images = self._of_chosen_classes(self.read_split(split), split)
-        if split != "train" or self.shots is None:
+        if split != "train" or (self.shots is None and self.sampling == "uniform"):
             return images
         if self.label_kind == "multi":
-            raise ValueError(f"shots asks for {self.shots} images a class, but these images have several labels each")
+            raise ValueError("shots and balanced sampling need one class an image; these have several labels each")
+        if self.shots is None:
+            return images
         return images.select(draw_shots(images.labels, self.class_names, self.shots, self.shots_seed))
 
     def _of_chosen_classes(self, images: ImageSplit, split: Split) -> ImageSplit:

@@ -1,5 +1,6 @@
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -98,3 +99,11 @@ def test_extracting_needs_little_memory(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert peak < 6 * 1600 * 1600 / 2  # of 15 MB
+
+
+@pytest.mark.parametrize("options", [{"shots": 1}, {"sampling": "balanced"}, {"only_classes": ["1", "2"]}])
+def test_what_needs_one_class_an_image_refuses_several_labels(tmp_path: Path, options: dict[str, Any]) -> None:
+    several = {f"{split}_labels": np.eye(count, 4, dtype=np.uint8) for split, count in COUNTS.items()}
+    data = MedMNIST(str(write_npz(tmp_path / "set.npz", **several)), **options)
+    with pytest.raises(ValueError, match="need one class an image; these have several labels each"):
+        data.setup("fit")
