@@ -138,7 +138,8 @@ def describe(tables: Mapping[str, ImageTable], fault: Fault) -> str:
         for file, row in list(zip(fault.files, fault.rows, strict=True))[:NAMED]
     ]
     more = f" and {len(fault.rows) - NAMED} more" if len(fault.rows) > NAMED else ""
-    return f"{' = '.join(named)}{more}: {fault.text}"
+    between = " and " if fault.kind == "group_in_two_splits" else " = "
+    return f"{between.join(named)}{more}: {fault.text}"
 
 
 def _files(tables: Mapping[str, ImageTable]) -> list[str]:

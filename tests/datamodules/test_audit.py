@@ -270,6 +270,8 @@ def test_the_report_on_paper(planted: PhantomSet, capsys: pytest.CaptureFixture[
     assert "radiology_ai/CT/abd/normal/blank0.png (RadiologyAI_train.csv, line " in printed
     leak = f"(RadiologyAI_train.csv, line {line}) = radiology_ai/MR/brain/normal/leak.png (RadiologyAI_test.csv, line "
     assert leak in printed
+    patient = f" and {planted.rows['val'][0][0]} (RadiologyAI_val.csv, line 2): "
+    assert patient in printed
     rows = {split: len(planted.rows[split]) for split in planted.rows}
     left = f"{rows['train'] - 9} of {rows['train']} train, {rows['val'] - 3} of {rows['val']} val"
     assert f"--data.audit drop would leave {left}" in printed
