@@ -157,9 +157,7 @@ def against(name: str, arm: Arm, base_name: str, base: Arm, start_up: float) -> 
 
 def notes(folder: Folder, seeds: int, tasks: int, start_up: float) -> list[str]:
     """What the numbers mean, and where they were measured."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.path.glob("stages/*.json"))]
-    commits = ", ".join(sorted({record["commit"] for record in records}))
-    settings = json.loads((folder.path / "settings.json").read_text(encoding="utf-8"))
+    settings, commits = origin(folder)
     return [
         f"pass@1 on {tasks} test tasks, greedy and with {settings['samples']} samples a task at temperature 1; mean of "
         f"{seeds} seed{'s' * (seeds > 1)} ± its standard error over seeds. Gain: over the SFT model, paired by seed; "
@@ -169,6 +167,13 @@ def notes(folder: Folder, seeds: int, tasks: int, start_up: float) -> list[str]:
         "a response): of the last iteration.",
         f"{processor()}, {os.cpu_count()} cores, one thread a process; commit {commits}.",
     ]
+
+
+def origin(folder: Folder) -> tuple[dict[str, Any], str]:
+    """The settings of a folder's stages, and the commits that they ran at."""
+    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.path.glob("stages/*.json"))]
+    settings: dict[str, Any] = json.loads((folder.path / "settings.json").read_text(encoding="utf-8"))
+    return settings, ", ".join(sorted({record["commit"] for record in records}))
 
 
 def processor() -> str:

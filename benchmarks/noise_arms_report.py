@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from arms_report import cpu_seconds, over_seeds, processor
+from arms_report import cpu_seconds, origin, over_seeds, processor
 from rich.console import Console
 from rich.table import Table
 from stages import Folder
@@ -80,9 +80,7 @@ def accuracy_gain(results: Sequence[Result], base: Sequence[Result]) -> str:
 
 def notes(folder: Folder, seeds: int) -> list[str]:
     """What the numbers mean, and where they were measured."""
-    records = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.path.glob("stages/*.json"))]
-    commits = ", ".join(sorted({record["commit"] for record in records}))
-    settings = json.loads((folder.path / "settings.json").read_text(encoding="utf-8"))
+    settings, commits = origin(folder)
     return [
         f"Data: {settings['data']}; flags of every training: {' '.join(settings['flag']) or 'none'}. Mean of {seeds} "
         f"seed{'s' * (seeds > 1)} ± its standard error over seeds. heated: accuracy on clean validation images before "
