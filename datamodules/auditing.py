@@ -68,26 +68,39 @@ def examine_images(root: Path, tables: Mapping[str, ImageTable], folder: Path | 
     return Audit(faults, manifest)
 
 
+def known_manifest(
+    root: Path, tables: Mapping[str, ImageTable], folder: Path | None = None, workers: int = 1
+) -> Manifest:
+    """The manifest as ``prepare_data`` left it: no image that it knows is looked at, not even for its time.
+
+    Files that it does not know, because nothing was prepared, are.
+    """
+    manifest = read_manifest(manifest_folder(root, folder))
+    if any(file not in manifest for table in tables.values() for file in table.files):
+        return update_manifest(root, _files(tables), folder, workers)
+    return manifest
+
+
 def audited_tables(
     root: Path,
     tables: Mapping[str, ImageTable],
     policy: AuditPolicy,
     folder: Path | None = None,
     workers: int = 1,
+    manifest: Manifest | None = None,
 ) -> dict[str, ImageTable]:
     """The tables that a policy leaves: for ``setup``, in every process.
 
-    It is a function of the tables and the manifest and opens no image that the manifest knows, so that all ranks have
-    the same rows. Files that it does not know, because nothing ran `audit_images`, are looked at.
+    It is a function of the tables and the manifest (``None``: the `known_manifest`), so that all ranks have the same
+    rows.
 
     Raises:
         ValueError: by the policy ``raise`` if there are faults; by ``drop`` if a split has none but faulty images.
     """
     if policy == "keep":
         return dict(tables)
-    manifest = read_manifest(manifest_folder(root, folder))
-    if any(file not in manifest for table in tables.values() for file in table.files):
-        manifest = update_manifest(root, _files(tables), folder, workers)
+    if manifest is None:
+        manifest = known_manifest(root, tables, folder, workers)
     faults = find_faults(tables, manifest)
     if policy == "raise" and faults:
         raise ValueError(_refusal(root, manifest_folder(root, folder), tables, faults))

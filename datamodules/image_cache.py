@@ -127,13 +127,15 @@ def _make(files: FileImages, square: SquareCrop, cache: Path, threads: int) -> N
 
 
 def _decode(files: FileImages, square: SquareCrop, images: NDArray[np.uint8], threads: int) -> None:
+    from rich.console import Console
     from rich.progress import Progress
 
     def write(index: int) -> None:
         images[index] = square(files.read(index)).numpy()
 
-    quiet = os.environ.get("LOCAL_RANK", "0") != "0"
-    with ThreadPoolExecutor(threads) as pool, Progress(transient=True, disable=quiet) as progress:
+    console = Console(stderr=True)
+    quiet = not console.is_terminal or os.environ.get("LOCAL_RANK", "0") != "0"
+    with ThreadPoolExecutor(threads) as pool, Progress(console=console, transient=True, disable=quiet) as progress:
         task = progress.add_task("caching images", total=len(files))
         for start in range(0, len(files), CHUNK):
             for _ in pool.map(write, range(start, min(start + CHUNK, len(files)))):

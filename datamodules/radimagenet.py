@@ -8,14 +8,15 @@ from typing import Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from .auditing import AuditPolicy, audit_images, audited_tables
+from .auditing import AuditPolicy, audit_images, audited_tables, known_manifest
+from .faults import Fault
 from .image_cache import cached_images
 from .image_files import Color, FileImages
 from .image_sources import ImageSplit
 from .image_table import ImageTable
 from .images import ImageDataModule, Split, encode_labels, splits_of
 from .layouts import Layout, read_layout
-from .manifest import content_hashes, manifest_folder
+from .manifest import Manifest, content_hashes, manifest_folder
 from .noise_augmentation import NoiseAugmentation
 from .radimagenet_classes import choose_classes, class_columns
 from .sampling import Sampling
@@ -121,12 +122,23 @@ class RadImageNet(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Audit and cache, on one process of each machine; without a Trainer, for all splits."""
+        faults: list[Fault] = []
         if self.audit != "off":
-            audit_images(self.root, self.layout.tables, self.cache_dir, self._threads)
-        if self.cache:
+            faults, self._manifest = audit_images(self.root, self.layout.tables, self.cache_dir, self._threads)
+        elif self.cache:
+            files = [file for table in self.layout.tables.values() for file in table.files]
+            self._manifest = update_manifest(self.root, files, self.cache_dir, self._threads)
+        # To refuse faults is for `setup`, where every rank does: an error here would leave the others waiting.
+        if self.cache and not (self.audit == "raise" and faults):
             stage = None if self.trainer is None else self.trainer.state.fn
             for split in tuple(self.tables) if stage is None else splits_of(stage.value):
                 self.read_split(split)
+        self._forget_manifest()
+
+    def setup(self, stage: str) -> None:
+        """Read the splits that the stage needs, once."""
+        super().setup(stage)
+        self._forget_manifest()
 
     @cached_property
     def layout(self) -> Layout:
@@ -142,12 +154,12 @@ class RadImageNet(ImageDataModule):
         """The rows of each split, without those that the audit drops."""
         if self.audit == "off":
             return self.layout.tables
-        return audited_tables(self.root, self.layout.tables, self.audit, self.cache_dir, self._threads)
+        tables, manifest = self.layout.tables, self._manifest
+        return audited_tables(self.root, tables, self.audit, self.cache_dir, self._threads, manifest)
 
     def read_class_names(self) -> list[str]:
         """As ``class_list`` says."""
-        names = choose_classes(self._table("train").labels, self.class_list)
-        return names
+        return choose_classes(self._table("train").labels, self.class_list)
 
     @property
     def class_groups(self) -> dict[str, list[str]]:
@@ -162,11 +174,18 @@ class RadImageNet(ImageDataModule):
         files = FileImages(self.root, table, self.color, self.intensity_range)
         if not self.cache:
             return ImageSplit(labels, files)
-        manifest = update_manifest(self.root, table.files, self.cache_dir, self._threads)
-        hashes = content_hashes(manifest, table.files)
+        hashes = content_hashes(self._manifest, table.files)
         return ImageSplit(
             labels, cached_images(files, self.square(split), hashes, self.cache_dir, split, self._threads)
         )
+
+    @cached_property
+    def _manifest(self) -> Manifest:
+        return known_manifest(self.root, self.layout.tables, self.cache_dir, self._threads)
+
+    def _forget_manifest(self) -> None:
+        # Of a million files it takes a gigabyte, and is of no use while training.
+        self.__dict__.pop("_manifest", None)
 
     @property
     def _threads(self) -> int:

@@ -34,9 +34,7 @@ def crop_boxes(draws: Tensor, size: int, scale: tuple[float, float], ratio: tupl
     first = fits.int().argmax(dim=1)  # 0 where none fits
     chosen = tried[torch.arange(len(draws), device=draws.device), first]
     sides = torch.where(fits.any(dim=1, keepdim=True), chosen, torch.full_like(chosen, size)).long()
-    room = size - sides
-    # In fp32 the largest draws times the number of places round up to a place too many.
-    corner = (draws[:, 2 * ATTEMPTS :] * (room + 1)).long().clamp(max=room)
+    corner = (draws[:, 2 * ATTEMPTS :] * (size - sides + 1)).long()
     return torch.cat((corner, sides), dim=1)
 
 
