@@ -41,7 +41,7 @@ def test_the_baselines_rate_falls_tenfold_every_30_epochs(tmp_path: Path, phanto
 
 
 def test_fine_tuning_warms_up_for_7_of_10_epochs(tmp_path: Path, phantoms: Path) -> None:
-    ImageClassifier("test_resnet", num_classes=15).export(tmp_path / "heated")
+    ImageClassifier("test_resnet", num_classes=165).export(tmp_path / "heated")
     rates = rates_of("finetune.yaml", 10, phantoms, tmp_path, f"--model.weights={tmp_path / 'heated'}")
     # From 0.01 to 1 times 1e-3 in 7 equal steps of 0.99 / 7 = 0.141428...; the published StepLR(30) never comes.
     by_hand = [1e-5, 1.5142857e-4, 2.9285714e-4, 4.3428571e-4, 5.7571429e-4, 7.1714286e-4, 8.5857143e-4]
@@ -88,6 +88,6 @@ def test_weights_of_other_classes_are_one_message_and_nothing_is_exported(tmp_pa
         [sys.executable, "-m", "tamis", *command], capture_output=True, text=True, check=False, env=environment
     )
     assert result.returncode == 1
-    assert f"tamis: error: {tmp_path / 'heated'} was trained on 4 classes, but the data has 15" in result.stderr
+    assert f"tamis: error: {tmp_path / 'heated'} was trained on 4 classes, but the data has 165" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run" / "model").exists()
