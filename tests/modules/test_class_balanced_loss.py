@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.nn import functional as F
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from tamis.callbacks import EnvironmentUpdate, ReinforceUpdate
 from tamis.functional import class_weights, logit_offsets
-from tamis.modules import ImageClassifier
+from tamis.modules import ImageClassifier, NoiseMaskPretraining
 from tamis.modules.image_loss import ClassBalance, ImageLoss
 
 from .small.masks import noise_mask, quiet_trainer
@@ -158,3 +159,17 @@ def test_options_out_of_range_are_refused() -> None:
         ClassBalance(logit_adjustment=-1)
     with pytest.raises(ValueError, match="weighting must be none, inverse or effective, got 'focal'"):
         ClassBalance("focal")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("module", [ImageClassifier, NoiseMaskPretraining])
+def test_the_options_are_the_command_lines(module: type) -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(module, "model")
+    flags = [
+        "--model.class_balance.weighting=effective",
+        "--model.class_balance.beta=0.99",
+        "--model.label_kind=ordinal",
+    ]
+    made = parser.instantiate(parser.parse_args(flags)).model
+    assert made.loss.balance == ClassBalance("effective", beta=0.99)
+    assert made.label_kind == "ordinal"
