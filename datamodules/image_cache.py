@@ -110,7 +110,7 @@ def _make(files: FileImages, square: SquareCrop, cache: Path, threads: int) -> N
     channels = 1 if files.color == "grey" else 3
     shape = (len(files), channels, square.size, square.size)
     _check_room(cache.parent, int(np.prod(shape)))
-    rank_zero_info(f"decoding {len(files)} images once into {cache} ({np.prod(shape) / 1e9:.2g} GB)")
+    rank_zero_info(f"decoding {len(files)} images once into {cache} ({np.prod(shape) / 1e6:,.1f} MB)")
     with tempfile.TemporaryDirectory(dir=cache.parent, prefix=f".{cache.name}-") as scratch:
         part = Path(scratch) / "part"
         part.mkdir()

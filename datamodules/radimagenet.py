@@ -159,7 +159,14 @@ class RadImageNet(ImageDataModule):
 
     def read_class_names(self) -> list[str]:
         """As ``class_list`` says."""
-        return choose_classes(self._table("train").labels, self.class_list)
+        found = set(self._table("train").labels)
+        names = choose_classes(sorted(found), self.class_list)
+        if len(names) > len(found):
+            rank_zero_info(
+                f"labels are RadImageNet's {len(names)} classes in their fixed order, of which {len(found)} have images "
+                "to train on; class_list: found takes these alone"
+            )
+        return names
 
     @property
     def class_groups(self) -> dict[str, list[str]]:
