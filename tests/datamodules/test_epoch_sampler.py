@@ -65,14 +65,14 @@ def test_balanced_sampling_draws_classes_alike_on_all_ranks_together() -> None:
 
 def test_draws_depend_on_seed_epoch_and_image_alone() -> None:
     keys = [SampleKey(0, 1), SampleKey(0, 2), SampleKey(1, 1), SampleKey(1, 2)]
-    draws = augmentation_draws(keys, 5, 6)
-    assert draws.shape == (4, 6)
+    draws = augmentation_draws(keys, 5, 40)
+    assert draws.shape == (4, 40)
     assert 0 <= draws.min() <= draws.max() < 1
-    assert len(draws.unique()) == 24
+    assert len(draws.unique()) == 160  # no stream runs on into another's
     for position, key in enumerate(keys):
-        assert torch.equal(augmentation_draws([key], 5, 6)[0], draws[position])
-    assert not torch.equal(augmentation_draws(keys, 6, 6), draws)
-    assert torch.equal(augmentation_draws(keys, 5, 9)[:, :6], draws)  # asking for more adds numbers
+        assert torch.equal(augmentation_draws([key], 5, 40)[0], draws[position])
+    assert not torch.equal(augmentation_draws(keys, 6, 40), draws)
+    assert torch.equal(augmentation_draws(keys, 5, 50)[:, :40], draws)  # asking for more adds numbers
     assert augmentation_draws([], 5, 6).shape == (0, 6)
 
 

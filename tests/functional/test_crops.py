@@ -40,6 +40,11 @@ def test_the_whole_image_where_none_fits() -> None:
     assert crop_boxes(draws([1.0], [1.0], (0.7, 0.7)), 100, (1.0, 1.0), RATIO).tolist() == [[0, 0, 100, 100]]
 
 
+def test_no_box_is_empty() -> None:
+    # .08 of one pixel rounds to none.
+    assert crop_boxes(draws([0.0], [0.5]), 1, (0.08, 1.0), RATIO).tolist() == [[0, 0, 1, 1]]
+
+
 def test_the_largest_draw_stays_inside() -> None:
     below_one = math.nextafter(1.0, 0.0)
     numbers = torch.full((1, BOX_DRAWS), below_one).clamp(max=1 - 2**-24)
