@@ -163,8 +163,8 @@ class RadImageNet(ImageDataModule):
         names = choose_classes(sorted(found), self.class_list)
         if len(names) > len(found):
             rank_zero_info(
-                f"labels are RadImageNet's {len(names)} classes in their fixed order, {len(found)} of them with images to "
-                "train on; class_list: found takes these alone"
+                f"labels are RadImageNet's {len(names)} classes in their fixed order, {len(found)} of them with images "
+                "to train on; class_list: found takes these alone"
             )
         return names
 

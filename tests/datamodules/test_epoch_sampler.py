@@ -86,6 +86,13 @@ def test_draws_are_uniform_over_images_and_epochs() -> None:
     assert abs(neighbours) < 4 / len(draws) ** 0.5
 
 
+def test_a_plain_number_is_the_image_in_epoch_0() -> None:
+    split = images(5).split
+    dataset = SquareImages(split, SquareCrop(4, 4), draws=3, seed=9)
+    assert torch.equal(dataset[2].draws, augmentation_draws([SampleKey(0, 2)], 9, 3))
+    assert len(dataset[SampleKey(1, 2)].labels) == 1
+
+
 # In the datamodules
 
 

@@ -85,6 +85,14 @@ def test_other_content_or_options_are_another_cache(root: Path) -> None:
     assert changed.read(2).unique().tolist() == [7]
 
 
+def test_other_slices_of_the_same_volumes_are_another_cache(tmp_path: Path) -> None:
+    keys = set()
+    for slices in ([0, 1], [0, 2], None):
+        table = ImageTable("train.csv", ["v.nii", "v.nii"], ["a", "b"], slices=slices)
+        keys.add(image_cache.cache_key(["x", "x"], FileImages(tmp_path, table), SQUARE))
+    assert len(keys) == 3
+
+
 def test_items_are_copies_and_the_file_is_read_only(root: Path) -> None:
     images = cached(root)
     before = images.file.read_bytes()

@@ -60,7 +60,7 @@ def test_file_that_is_no_npz(tmp_path: Path) -> None:
 
 
 def test_several_labels_an_image(tmp_path: Path) -> None:
-    several = {f"{split}_labels": np.eye(count, 4, dtype=np.uint8) for split, count in COUNTS.items()}
+    several: dict[str, Any] = {f"{split}_labels": np.eye(count, 4, dtype=np.uint8) for split, count in COUNTS.items()}
     data = MedMNIST(str(write_npz(tmp_path / "set.npz", **several)), batch_size=4)
     data.setup("fit")
     assert (data.label_kind, data.class_names) == ("multi", ["0", "1", "2", "3"])
@@ -103,7 +103,7 @@ def test_extracting_needs_little_memory(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("options", [{"shots": 1}, {"sampling": "balanced"}, {"only_classes": ["1", "2"]}])
 def test_what_needs_one_class_an_image_refuses_several_labels(tmp_path: Path, options: dict[str, Any]) -> None:
-    several = {f"{split}_labels": np.eye(count, 4, dtype=np.uint8) for split, count in COUNTS.items()}
+    several: dict[str, Any] = {f"{split}_labels": np.eye(count, 4, dtype=np.uint8) for split, count in COUNTS.items()}
     data = MedMNIST(str(write_npz(tmp_path / "set.npz", **several)), **options)
     with pytest.raises(ValueError, match="need one class an image; these have several labels each"):
         data.setup("fit")

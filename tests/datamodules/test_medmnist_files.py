@@ -182,7 +182,7 @@ def test_a_cached_set_gives_the_batches_of_one_in_memory(tmp_path: Path) -> None
     path = write(tmp_path / "set.npz", train_images=GREY[:3], val_images=COLOUR[:3])
     batches = []
     for options in ({}, {"cache": True}, {"cache": True, "cache_dir": str(tmp_path / "elsewhere"), "num_workers": 1}):
-        data = MedMNIST(str(path), batch_size=3, image_size=8, **options)  # type: ignore[arg-type]
+        data = MedMNIST(str(path), batch_size=3, image_size=8, **options)
         data.prepare_data()
         data.setup("fit")
         batches.append([next(iter(loader)) for loader in (data.train_dataloader(), data.val_dataloader())])

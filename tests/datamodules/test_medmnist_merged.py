@@ -125,7 +125,7 @@ def test_groups_are_the_sets_and_the_modalities_that_are_known(tmp_path: Path, t
 
 def test_balanced_sampling_draws_each_class_as_often(tmp_path: Path) -> None:
     large = write(tmp_path / "large.npz", 8, 2)
-    many = {"train_images": np.zeros((900, 8, 8), dtype=np.uint8), "train_labels": np.arange(900) % 2}
+    many: dict[str, Any] = {"train_images": np.zeros((900, 8, 8), dtype=np.uint8), "train_labels": np.arange(900) % 2}
     write(large, 8, 2, **many)
     small = write(tmp_path / "small.npz", 8, 3)
     data = MedMNIST([str(large), str(small)], sampling="balanced", batch_size=909, data_seed=0, image_size=8)
@@ -136,7 +136,9 @@ def test_balanced_sampling_draws_each_class_as_often(tmp_path: Path) -> None:
 
 
 def test_sets_that_cannot_be_merged(tmp_path: Path, three: list[str]) -> None:
-    several = {f"{split}_labels": np.zeros((count, 3), dtype=np.uint8) for split, count in COUNTS.items()}
+    several: dict[str, Any] = {
+        f"{split}_labels": np.zeros((count, 3), dtype=np.uint8) for split, count in COUNTS.items()
+    }
     chest = write(tmp_path / "chest.npz", 28, 2, **several)
     with pytest.raises(ValueError, match=r"chest\.npz has several labels .* train on it alone, or leave it out"):
         MedMNIST([*three, str(chest)]).setup("fit")
