@@ -138,8 +138,6 @@ def test_balanced_sampling_draws_each_class_as_often(tmp_path: Path) -> None:
 def test_sets_that_cannot_be_merged(tmp_path: Path, three: list[str]) -> None:
     labels = {split: np.zeros((count, 3), dtype=np.uint8) for split, count in COUNTS.items()}
     several: dict[str, Any] = {f"{split}_labels": found for split, found in labels.items()}
-        f"{split}_labels": np.zeros((count, 3), dtype=np.uint8) for split, count in COUNTS.items()
-    }
     chest = write(tmp_path / "chest.npz", 28, 2, **several)
     with pytest.raises(ValueError, match=r"chest\.npz has several labels .* train on it alone, or leave it out"):
         MedMNIST([*three, str(chest)]).setup("fit")
