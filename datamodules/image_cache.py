@@ -109,7 +109,7 @@ def _make(files: FileImages, square: SquareCrop, cache: Path, threads: int) -> N
     _sweep(cache)
     channels = 1 if files.color == "grey" else 3
     shape = (len(files), channels, square.size, square.size)
-    _check_room(cache.parent, int(np.prod(shape)))
+    make_room(cache.parent, int(np.prod(shape)))
     rank_zero_info(f"decoding {len(files)} images once into {cache} ({np.prod(shape) / 1e6:,.1f} MB)")
     with tempfile.TemporaryDirectory(dir=cache.parent, prefix=f".{cache.name}-") as scratch:
         part = Path(scratch) / "part"
@@ -149,7 +149,12 @@ def _sweep(cache: Path) -> None:
             shutil.rmtree(part.parent.parent, ignore_errors=True)
 
 
-def _check_room(folder: Path, size: int) -> None:
+def make_room(folder: Path, size: int) -> None:
+    """Make the cache's folder.
+
+    Raises:
+        OSError: if that cannot be, or its disk has not ``size`` bytes free.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -158,5 +163,5 @@ def _check_room(folder: Path, size: int) -> None:
     if size > free:
         raise OSError(
             f"the cache needs {size / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB free; "
-            "name a larger disk by cache_dir, lower stored_size, or set cache to false"
+            "name a larger disk by cache_dir, or set cache to false"
         )

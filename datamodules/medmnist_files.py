@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .image_cache import make_room
 from .image_sources import ImageSource, SquareCrop
 
 COPY_BYTES = 1 << 20
@@ -145,7 +146,7 @@ def extract_array(npz: Path, key: str, folder: Path) -> Path:
     if target.is_file():
         return target
     header = read_header(npz, key)
-    _make_room(target.parent, int(np.prod(header.shape)) * header.dtype.itemsize)
+    make_room(target.parent, int(np.prod(header.shape)) * header.dtype.itemsize)
     rank_zero_info(f"extracting {key} of {npz} once into {target.parent}")
     with _member(npz, key) as member, tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as part:
         try:
@@ -216,16 +217,3 @@ def _member(npz: Path, key: str) -> Iterator[IO[bytes]]:
         raise ValueError(
             f"{npz}: the array {key} cannot be read: {error}; if the file is damaged, get it again"
         ) from error
-
-
-def _make_room(folder: Path, size: int) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(f"cannot make the folder {folder}: {error}; name another by cache_dir") from error
-    free = shutil.disk_usage(folder).free
-    if size > free:
-        raise OSError(
-            f"the extracted array needs {size / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB free; "
-            "name a larger disk by cache_dir, or set cache to false"
-        )
