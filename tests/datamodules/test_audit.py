@@ -1,11 +1,9 @@
 import csv
 import json
-import math
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,12 +11,9 @@ from PIL import Image
 
 from tamis.datamodules.audit import LARGEST, SMALLEST, build_parser, main
 from tamis.datamodules.auditing import audit_images, audited_tables, summary
-from tamis.datamodules.grey_levels import measure_levels, modality_of, pool_levels
 from tamis.datamodules.image_files import read_image
-from tamis.datamodules.image_table import ImageTable
 from tamis.datamodules.layouts import read_layout
-from tamis.datamodules.manifest import FileRecord, read_manifest
-from tamis.datamodules.scanning import update_manifest
+from tamis.datamodules.manifest import read_manifest
 
 NOTHING = dict.fromkeys(
     ("missing", "unreadable", "blank", "label_conflict", "two_splits", "duplicate", "group_in_two_splits"), 0
@@ -323,43 +318,6 @@ def test_policy_drop_counts_and_measures_what_is_left(planted: PhantomSet, tmp_p
     assert kept["levels"]["train"]["mean"] < dropped["levels"]["train"]["mean"]  # type: ignore[index] # three black
 
 
-def test_arrays_like_medmnists(tmp_path: Path, npz: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sound = json_report(npz, tmp_path / "a.json")
-    assert (sound[0], sound[1]["faults"]) == (0, NOTHING)
-    with np.load(npz) as arrays:
-        planted = {name: arrays[name].copy() for name in arrays.files}
-    planted["train_images"][3] = 9
-    planted["train_images"][5] = planted["train_images"][2]
-    planted["train_images"][6] = planted["train_images"][1]
-    planted["test_images"][4] = planted["val_images"][4]
-    np.savez(tmp_path / "planted.npz", **planted)
-    status, found = json_report(tmp_path / "planted.npz", tmp_path / "b.json", "--folder", str(tmp_path))
-    assert status == 1
-    assert found["faults"] == NOTHING | {"blank": 1, "duplicate": 1, "label_conflict": 1, "two_splits": 1}
-    printed = capsys.readouterr().out
-    assert "  train_images[3] (planted.npz): every pixel is 9" in printed
-    assert "train_images[1] (planted.npz) = train_images[6] (planted.npz): the same pixels as 0 (1), 1 (1)" in printed
-    assert "--data.audit" not in printed
-    assert f"written: {tmp_path}/audit.csv" in printed
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "audit.csv", "b.json", "planted.npz"]
-    levels = found["levels"]["train"]  # type: ignore[index]
-    assert levels["mean"] == pytest.approx(planted["train_images"].mean() / 255)
-    assert levels["std"] == pytest.approx(planted["train_images"].std() / 255)
-
-
-def test_arrays_of_several_labels_and_colours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    draw = np.random.default_rng(0)
-    arrays: dict[str, Any] = {}
-    for split in ("train", "val", "test"):
-        arrays[f"{split}_images"] = draw.integers(0, 256, (4, 6, 5, 3), dtype=np.uint8)
-        arrays[f"{split}_labels"] = np.array([[0, 0, 0], [1, 0, 1], [0, 1, 0], [0, 0, 0]])
-    np.savez(tmp_path / "set.npz", **arrays)
-    status, found = json_report(tmp_path / "set.npz", tmp_path / "a.json")
-    assert status == 0
-    assert found["classes"] == {split: {"0+2": 1, "1": 1, "none": 2} for split in ("train", "val", "test")}
-    assert "3 combinations of labels" in capsys.readouterr().out
-
-
 def test_misuse_is_status_two(tmp_path: Path, images: PhantomSet, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "nowhere")]) == 2
     assert "nowhere does not exist" in capsys.readouterr().err
@@ -385,56 +343,3 @@ def test_as_a_module_it_runs_without_warnings(phantoms: Path, tmp_path: Path) ->
     assert (done.returncode, done.stderr) == (0, "")
     assert "Faults: no faults" in done.stdout
     assert len(read_manifest(tmp_path)) == 60
-
-
-# Grey levels
-
-
-def record(file: str, mean: float, mean_square: float, error: str = "") -> FileRecord:
-    return FileRecord(file, 1, 2, mean=mean, mean_square=mean_square, error=error)
-
-
-def test_levels_worked_out_by_hand() -> None:
-    # Means 0.2 and 0.6 give 0.4; mean squares 0.1 and 0.5 give 0.3; sqrt(0.3 - 0.16) = 0.3742.
-    levels = pool_levels([record("a", 0.2, 0.1), record("b", 0.6, 0.5), record("c", 0, 0, "broken")])
-    assert levels == pytest.approx((2, 0.4, 0.14**0.5))
-    assert pool_levels([record("a", 0.3, 0.3**2)]).std == 0
-    empty = pool_levels([])
-    assert empty.images == 0
-    assert math.isnan(empty.mean)
-
-
-def test_an_image_weighs_the_same_whatever_its_size(tmp_path: Path) -> None:
-    Image.new("L", (100, 100), 255).save(tmp_path / "large.png")
-    Image.new("L", (10, 10), 0).save(tmp_path / "small.png")
-    manifest = update_manifest(tmp_path, ["large.png", "small.png"])
-    tables = {"train": ImageTable("t", ["large.png", "small.png"], ["x", "x"])}
-    assert measure_levels(tables, manifest)["all"] == (2, 0.5, 0.5)
-
-
-def test_levels_by_split_and_modality() -> None:
-    files = ["CT/abd/normal/a.png", "US/gb/b.png", "MR/brain/edema/c.png"]
-    manifest = {file: record(file, mean, mean) for file, mean in zip(files, (0.1, 0.2, 0.6), strict=True)}
-    tables = {
-        "train": ImageTable("t", files[:2], ["CT__abd__normal", "US__gb"]),
-        "val": ImageTable("v", files[2:], ["anything"]),
-    }
-    levels = measure_levels(tables, manifest)
-    assert list(levels) == ["all", "train", "val", "CT", "MR", "US"]
-    assert levels["all"].mean == pytest.approx(0.3)
-    assert levels["train"].mean == pytest.approx(0.15)
-    assert levels["MR"] == pytest.approx((1, 0.6, 0.24**0.5))
-    assert list(measure_levels({"val": tables["val"]}, manifest)) == ["all", "val"]
-
-
-@pytest.mark.parametrize(
-    ("file", "label", "expected"),
-    [
-        ("x/y.png", "MR__knee__normal", "MR"),
-        ("radiology_ai/US/gb/1.png", "anything", "US"),
-        ("CT/somewhere/1.png", "anything", "CT"),
-        ("train/dogs/1.png", "dogs", "other"),
-    ],
-)
-def test_modality_by_class_or_folder(file: str, label: str, expected: str) -> None:
-    assert modality_of(file, label) == expected
