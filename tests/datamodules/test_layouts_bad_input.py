@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tamis.datamodules.image_table import ImageTable
 from tamis.datamodules.layouts import read_layout
 
 ROWS = [
@@ -29,10 +28,6 @@ def touch(root: Path, *names: str) -> None:
     for name in names:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
-
-
-def rows_of(table: ImageTable) -> list[tuple[str, str]]:
-    return list(zip(table.files, table.labels, strict=True))
 
 
 def test_no_folder(tmp_path: Path) -> None:
