@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from tamis.functional.crops import BOX_DRAWS, crop_and_resize, crop_boxes
-
+from ..functional.crops import BOX_DRAWS, crop_and_resize, crop_boxes
 from .noise_augmentation import NOISE_DRAWS, NoiseAugmentation
 
 #: Width over height of a crop, as torchvision has it.

@@ -6,13 +6,14 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from ..functional import LabelKind
 from .augmentation import AUGMENTATION_DRAWS, Augmentation
 from .class_filter import filter_classes
 from .few_shot import draw_shots
@@ -21,8 +22,6 @@ from .noise_augmentation import NoiseAugmentation
 from .sampling import EpochSampler, Sampling
 
 Split = str
-#: ``single``: one class an image. ``ordinal``: the same, and the classes have an order. ``multi``: any of L labels.
-LabelKind = Literal["single", "ordinal", "multi"]
 
 
 class ImageBatch(NamedTuple):

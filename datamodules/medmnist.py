@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from ..functional import LabelKind
 from .image_sources import ImageSplit
-from .images import ImageDataModule, LabelKind, Split
+from .images import ImageDataModule, Split
 from .medmnist_download import ZENODO, download
 from .medmnist_npz import MedMNISTFile
 from .medmnist_sets import OfficialFile, official_file

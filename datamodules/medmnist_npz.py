@@ -10,8 +10,8 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from numpy.typing import NDArray
 
+from ..functional import LabelKind
 from .image_sources import ArrayImages, ImageSource, ImageSplit
-from .images import LabelKind
 from .medmnist_download import compare_md5
 from .medmnist_files import (
     MappedArrayImages,

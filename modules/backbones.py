@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..datamodules.images import LabelKind
+from ..functional import LabelKind
 from .classifier_weights import (
     CLASSIFIER_FILE,
     ClassifierWeights,

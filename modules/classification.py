@@ -14,7 +14,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from ..datamodules.images import LabelKind
+from ..functional import LabelKind
 from .image_metrics import TOP, BalancedAccuracy, CrossEntropy, MacroAUC
 from .label_metrics import ClassDistance, LabelAccuracy, LabelAUC, LabelCrossEntropy, LabelF1, MeanAveragePrecision
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from ..datamodules.images import LabelKind
+from ..functional import LabelKind
 from .backbones import build_backbone, save_classifier, to_channels_last
 from .classification import agree_on_classes, classification_metrics
 from .image_loss import ImageLoss

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..datamodules.images import LabelKind
+from ..functional import LabelKind
 from .backbones import load_classifier
 from .classification import log_evaluation
 from .classifier_part import ClassifierPart

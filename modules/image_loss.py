@@ -9,8 +9,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..datamodules.images import LabelKind
-from ..functional import ClassWeighting, class_weights, logit_offsets
+from ..functional import ClassWeighting, LabelKind, class_weights, logit_offsets
 from .label_kinds import per_image_loss
 
 

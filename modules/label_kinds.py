@@ -8,8 +8,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..datamodules.images import LabelKind
-from ..functional import balanced_cross_entropy
+from ..functional import LabelKind, balanced_cross_entropy
 
 
 def per_image_loss(

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from ..datamodules.images import LabelKind
+from ..functional import LabelKind
 from .classification import STAGES
 from .image_metrics import BalancedAccuracy, CrossEntropy
 from .label_metrics import LabelAccuracy, LabelCrossEntropy

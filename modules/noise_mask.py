@@ -8,8 +8,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from ..datamodules.images import LabelKind
-from ..functional import official_noise_objective
+from ..functional import LabelKind, official_noise_objective
 from ..rollout import Rollout
 from .classification import log_evaluation
 from .classifier_part import ClassifierPart

@@ -30,7 +30,7 @@ from tamis.callbacks import (
     RolloutMetrics,
 )
 from tamis.datamodules import Preferences
-from tamis.datamodules.images import LabelKind
+from tamis.functional import LabelKind
 from tamis.modules import CodePolicy, ImageClassifier, NoiseMaskPretraining, Reward, RewardModel
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "metrics.md"

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from tamis.callbacks import EnvironmentUpdate, MaskDiagnostics, ReinforceUpdate
-from tamis.datamodules.images import LabelKind
+from tamis.functional import LabelKind
 from tamis.modules import ImageClassifier, NoiseMaskPretraining
 from tamis.modules.classification import classification_metrics
 from tamis.modules.label_kinds import per_image_loss, probabilities

@@ -2,7 +2,7 @@
 
 from .advantages import gae, last_step, leave_one_out_baseline, scale_by_group_std, shape_rewards
 from .agreement import Estimate, RankAgreement, rank_agreement
-from .class_balance import ClassWeighting, balanced_cross_entropy, class_weights, logit_offsets
+from .class_balance import ClassWeighting, LabelKind, balanced_cross_entropy, class_weights, logit_offsets
 from .divergence import Divergence, distinct_n, divergence
 from .edit_distance import edit_distance
 from .evaluation import (
@@ -86,6 +86,7 @@ __all__ = [
     "spread",
     "paired_difference",
     "ClassWeighting",
+    "LabelKind",
     "class_weights",
     "logit_offsets",
     "balanced_cross_entropy",

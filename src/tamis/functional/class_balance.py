@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 ClassWeighting = Literal["none", "inverse", "effective"]
+#: ``single``: one class an image. ``ordinal``: the same, and the classes have an order. ``multi``: any of L labels.
+LabelKind = Literal["single", "ordinal", "multi"]
 
 
 def class_weights(counts: Tensor, weighting: ClassWeighting, beta: float = 0.999) -> Tensor:
