@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tamis.cli import run
 from tamis.datamodules import Phantoms
 from tamis.modules import ImageClassifier
 
@@ -26,6 +27,16 @@ METRICS = (
 )
 
 
+def _tamis(arguments: list[str], folder: Path, processes: int) -> None:
+    """The command line; one process needs no other than this."""
+    if processes == 1:
+        run(arguments)
+        return
+    command = [sys.executable, "-m", "tamis", *arguments]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def _test(folder: Path, root: Path, processes: int) -> list[dict[str, str]]:
     """The rows of the report's tables and what was logged."""
     flags = [f"--data.root={root}", "--data.test_images=31", "--data.train_images=15", "--data.val_images=15"]
@@ -33,9 +44,7 @@ def _test(folder: Path, root: Path, processes: int) -> list[dict[str, str]]:
     flags += ["--model.backbone=test_resnet", f"--model.weights={root.parent}", "--trainer.accelerator=cpu"]
     flags += [f"--trainer.devices={processes}", "--trainer.callbacks+=ClassificationReport"]
     flags += ["--trainer.enable_progress_bar=false", *(["--trainer.strategy=ddp"] if processes > 1 else [])]
-    command = [sys.executable, "-m", "tamis", "test", "--model=ImageClassifier", "--data=Phantoms", *flags]
-    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    _tamis(["test", "--model=ImageClassifier", "--data=Phantoms", *flags], folder.parent, processes)
     rows: list[dict[str, str]] = []
     for name in REPORT:
         with (folder / name).open() as file:
@@ -80,8 +89,6 @@ def _fit(folder: Path, root: Path, processes: int) -> dict[str, torch.Tensor]:
     flags += ["--model.backbone=test_vit", f"--model.weights={root}", "--trainer.accelerator=cpu"]
     flags += ["--trainer.max_epochs=2", f"--trainer.devices={processes}", "--trainer.callbacks+=ModelExport"]
     flags += ["--trainer.enable_progress_bar=false", *(["--trainer.strategy=ddp"] if processes > 1 else [])]
-    command = [sys.executable, "-m", "tamis", "fit", "--model=ImageClassifier", "--data=Phantoms", *flags]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+    _tamis(["fit", "--model=ImageClassifier", "--data=Phantoms", *flags], root, processes)
     weights: dict[str, torch.Tensor] = torch.load(folder / "model" / "classifier.pt", weights_only=True)["state_dict"]
     return weights
