@@ -57,6 +57,18 @@ def test_images_are_drawn_once(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["set"]  # no scratch folder stays behind
 
 
+def test_what_is_drawn_is_cached_at_the_size_of_the_files(tmp_path: Path) -> None:
+    phantoms(tmp_path / "set").prepare_data()
+    data = Phantoms(str(tmp_path / "set"), 60, 20, 20, phantom_size=32, batch_size=10, image_size=24)
+    data.prepare_data()
+    for file in (tmp_path / "set").rglob("*.png"):
+        file.unlink()
+    data.setup("fit")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.images.shape[-2:] == (32, 32)  # crops come of all the detail there is
+    assert data.on_after_batch_transfer(batch, 0).images.shape[-2:] == (24, 24)
+
+
 def test_folder_of_other_settings_is_left_alone(tmp_path: Path) -> None:
     phantoms(tmp_path / "set").prepare_data()
     with pytest.raises(FileExistsError, match="choose another root"):

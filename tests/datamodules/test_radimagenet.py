@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from tamis.datamodules import RadImageNet
-from tamis.datamodules.image_files import read_image
+from tamis.datamodules.image_files import PackedStrings, read_image
 from tamis.datamodules.image_sources import LoadedImages
 
 ROWS = [
@@ -64,7 +64,8 @@ def test_classes_can_be_left_out_before_pretraining_and_alone_after(root: Path) 
     assert data.class_names == ["CT__abd__normal", "US__gb"]
     assert data.split("train").labels.tolist() == [0, 1, 1]
     assert data.split("train").images == 3
-    assert torch.equal(data.split("train").source.read(1), read_image(root / ROWS[2][0]))
+    for number, row in enumerate((0, 2, 3)):  # labels stay with their images
+        assert torch.equal(data.split("train").source.read(number), read_image(root / ROWS[row][0]))
     assert data.class_counts().tolist() == [1, 2]
     assert data.class_groups["anatomy"] == ["abd", "usabd"]
     alone = RadImageNet(str(root), image_size=24, only_classes=["MR__knee__*"])
@@ -74,6 +75,35 @@ def test_classes_can_be_left_out_before_pretraining_and_alone_after(root: Path) 
     gone = RadImageNet(str(root), image_size=24, only_classes=["MR__hip__*"])
     with pytest.raises(ValueError, match="the train split has no image of the classes"):
         gone.setup("fit")
+
+
+def test_evaluation_cuts_an_eighth_off_unless_told_otherwise(root: Path) -> None:
+    framed = Image.new("L", (64, 64), 255)
+    framed.paste(0, (4, 4, 60, 60))
+    framed.save(root / ROWS[0][0])
+
+    def brightest(eval_resize: int | None) -> int:
+        data = RadImageNet(str(root), batch_size=1, image_size=56, eval_resize=eval_resize)
+        data.setup("test")
+        return int(next(iter(data.test_dataloader())).images.max())
+
+    assert brightest(None) == 0
+    assert brightest(56) > 200
+
+
+def test_one_csv_is_split_as_the_options_say(tmp_path: Path) -> None:
+    lines = [f"{number}.png,{'ab'[number % 2]},p{number},h{number % 8 // 2}" for number in range(40)]
+    (tmp_path / "all.csv").write_text("filename,label,patient,hospital\n" + "\n".join(lines) + "\n")
+    shares = (0.5, 0.25, 0.25)
+
+    def files(seed: int) -> dict[str, list[str]]:
+        data = RadImageNet(str(tmp_path), group_column="hospital", split_shares=shares, split_seed=seed)
+        return {split: table.files for split, table in data.layout.tables.items()}
+
+    assert {split: len(names) for split, names in files(0).items()} == {"train": 20, "val": 10, "test": 10}
+    hospitals = [{int(name.split(".")[0]) % 8 // 2 for name in names} for names in files(0).values()]
+    assert sum(map(len, hospitals)) == 4  # none is in two splits
+    assert len({str(files(seed)) for seed in range(5)}) > 1
 
 
 @pytest.mark.parametrize("color", ["grey", "rgb"])
@@ -131,6 +161,15 @@ def test_sixteen_bits_are_stretched_not_clipped(tmp_path: Path) -> None:
 def test_jpeg_is_read(tmp_path: Path) -> None:
     Image.new("RGB", (20, 20), (100, 100, 100)).save(tmp_path / "image.JPG")
     assert read_image(tmp_path / "image.JPG").float().mean() == pytest.approx(100, abs=1)
+
+
+def test_packed_names_are_those_of_the_list() -> None:
+    names = ["", "a.png", "Überblick/ß.png", "", "c"]
+    packed = PackedStrings(names)
+    assert [packed[number] for number in range(-5, 5)] == names + names
+    for outside in (5, -6):
+        with pytest.raises(IndexError):
+            packed[outside]
 
 
 # Bad input

@@ -65,6 +65,14 @@ def test_raise_refuses_before_training(faulty: Path) -> None:
         module.setup("fit")
 
 
+def test_with_a_cache_too_every_process_refuses(faulty: Path) -> None:
+    """Not in `prepare_data`, which runs on one process: the others would wait for it for ever."""
+    module = data(faulty, audit="raise", cache=True)
+    module.prepare_data()
+    with pytest.raises(ValueError, match="have faults"):
+        module.setup("fit")
+
+
 @pytest.mark.parametrize("audit", ["off", "keep"])
 def test_otherwise_the_first_broken_image_is_named(faulty: Path, audit: str) -> None:
     module = data(faulty, audit=audit)
