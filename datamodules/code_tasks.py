@@ -53,7 +53,6 @@ class CodeTasks(RecordDataModule):
         super().__init__(batch_size, eval_batch_size, seed)
         self.prompt_style, self.shots = prompt_style, shots
         self.files = {"train": train, "validation": validation, "test": test, "predict": predict}
-        self.records: dict[str, list[Record]] = {}
 
     def setup(self, stage: str) -> None:
         """Read the files that the stage needs."""
@@ -68,23 +67,22 @@ class CodeTasks(RecordDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of tasks."""
-        return self._train_loader(self.records["train"])
+        return self._train_loader()
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Validation tasks by rising length of their prompts, none if there is no file."""
-        return self._eval_loader(_by_length(self.records["validation"])) if "validation" in self.records else []
+        return self._eval_loader(self._by_length("validation"))
 
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Test tasks, by rising length of their prompts: a batch of like lengths wastes little on padding."""
-        return self._eval_loader(_by_length(self.records["test"]))
+        return self._eval_loader(self._by_length("test"))
 
-    def predict_dataloader(self) -> DataLoader[Any]:
+    def predict_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Tasks to sample for, by rising length of their prompts."""
-        return self._eval_loader(_by_length(self.records["predict"]))
+        return self._eval_loader(self._by_length("predict"))
 
-
-def _by_length(records: list[Record]) -> list[Record]:
-    return sorted(records, key=lambda record: len(record["prompt"]))
+    def _by_length(self, split: str) -> list[Record]:
+        return sorted(self.records.get(split, []), key=lambda record: len(record["prompt"]))
 
 
 def task_record(row: Record, prompt_style: PromptStyle = "auto", shots: Sequence[Record] = ()) -> Record:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -18,10 +21,12 @@ from .augmentation import AUGMENTATION_DRAWS, Augmentation
 from .class_filter import filter_classes
 from .few_shot import draw_shots
 from .image_sources import ImageSplit, LoadedImages, SquareCrop, SquareImages, as_loaded
+from .loading import TrainingLoader, evaluation_loader
 from .noise_augmentation import NoiseAugmentation
 from .sampling import EpochSampler, Sampling
 
 Split = str
+_FINGERPRINTED = 64
 
 
 class ImageBatch(NamedTuple):
@@ -150,6 +155,10 @@ class ImageDataModule(LightningDataModule, ABC):
         labels = self.split("train").labels
         return labels.bincount(minlength=self.num_classes) if labels.dim() == 1 else labels.long().sum(dim=0)
 
+    def fingerprint(self) -> dict[str, str]:
+        """A digest of each split that has been read: class names, all labels, and the pixels of some images."""
+        return {name: self._digest(name) for name in self._splits}
+
     def setup(self, stage: str) -> None:
         """Read the splits that the stage needs, once."""
         for split in splits_of(stage):
@@ -164,7 +173,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """What brings the split's images to one size before any chance: what a cache holds."""
         return self._train_square if split == "train" else self._eval_square
 
-    def train_dataloader(self) -> DataLoader[LoadedImages]:
+    def train_dataloader(self) -> TrainingLoader:
         """In a new order every epoch; the last, smaller batch is left out: batch normalisation suffers from it.
 
         With ``shots`` it stays, since of few images none is to spare, unless it is a single image.
@@ -174,18 +183,17 @@ class ImageDataModule(LightningDataModule, ABC):
         trainer = self.trainer
         ranks, rank = (1, 0) if trainer is None else (trainer.world_size, trainer.global_rank)
         labels = split.labels if self.sampling == "balanced" else None
-        sampler = EpochSampler(images, self._seed, ranks, rank, labels)
-        # With loader processes the first order of a resumed run is asked for before the trainer tells the epoch.
-        sampler.set_epoch(0 if trainer is None else trainer.current_epoch)
-        return self._loader(images, sampler, drop_last=self._leaves_last_batch_out(len(sampler)))
+        drop_last = self._leaves_last_batch_out(math.ceil(len(images) / ranks))
+        sampler = EpochSampler(images, self._seed, ranks, rank, labels, drop_last=drop_last)
+        return TrainingLoader(images, sampler, self.batch_size, as_loaded, self.num_workers, drop_last)
 
     def val_dataloader(self) -> DataLoader[LoadedImages]:
         """In the order of the split."""
-        return self._loader(SquareImages(self._splits["val"], self.square("val")))
+        return self._evaluation_loader("val")
 
     def test_dataloader(self) -> DataLoader[LoadedImages]:
         """In the order of the split."""
-        return self._loader(SquareImages(self._splits["test"], self.square("test")))
+        return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> DataLoader[LoadedImages]:
         """The test split."""
@@ -232,19 +240,19 @@ class ImageDataModule(LightningDataModule, ABC):
             )
         return ImageSplit(new_labels[kept], images.select(kept).source)
 
-    def _loader(
-        self, images: SquareImages, sampler: EpochSampler | None = None, drop_last: bool = False
-    ) -> DataLoader[LoadedImages]:
-        return DataLoader(
-            images,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=drop_last,
-            num_workers=self.num_workers,
-            collate_fn=as_loaded,  # type: ignore[arg-type] # torch declares lists of single items only
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def _digest(self, name: Split) -> str:
+        # Reading all pixels would take longer than an epoch; other labels or sizes tell most sets apart by themselves.
+        split = self._splits[name]
+        some = torch.linspace(0, split.images - 1, min(_FINGERPRINTED, split.images)).long()
+        pixels = split.source.read_batch(some.tolist(), self.square(name))
+        digest = hashlib.sha256(json.dumps([self.class_names, list(split.labels.shape)]).encode())
+        for tensor in (split.labels, pixels):
+            digest.update(tensor.contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def _evaluation_loader(self, split: Split) -> DataLoader[LoadedImages]:
+        images = SquareImages(self._splits[split], self.square(split))
+        return evaluation_loader(images, self.batch_size, as_loaded, self.num_workers)
 
     def _leaves_last_batch_out(self, images: int) -> bool:
         return images >= self.batch_size and (self.shots is None or images % self.batch_size == 1)

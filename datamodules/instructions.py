@@ -32,7 +32,6 @@ class Instructions(RecordDataModule):
     ) -> None:
         super().__init__(batch_size, eval_batch_size, seed)
         self.files = {"train": train, "validation": validation}
-        self.records: dict[str, list[Record]] = {}
 
     def setup(self, stage: str) -> None:
         """Read both files."""
@@ -43,11 +42,11 @@ class Instructions(RecordDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of pairs of similar length."""
         lengths = [len(record["prompt"]) + len(record["completion"]) for record in self.records["train"]]
-        return self._train_loader(self.records["train"], lengths)
+        return self._train_loader(lengths)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Held-out pairs, none if there is no file."""
-        return self._eval_loader(self.records["validation"]) if "validation" in self.records else []
+        return self._eval_loader(self.records.get("validation", []))
 
 
 def _demonstration(row: Record) -> Record:

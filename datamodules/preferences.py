@@ -38,34 +38,34 @@ class Preferences(RecordDataModule):
         if not 0 <= validation_share < 1:
             raise ValueError(f"validation_share must lie in [0, 1), got {validation_share}")
         self.path, self.validation_share = path, validation_share
-        self.train: list[Record] = []
-        self.validation: list[Record] = []
 
     def setup(self, stage: str) -> None:
         """Read and split the file."""
-        self.train, self.validation = [], []
+        train: list[Record] = []
+        validation: list[Record] = []
         for row in read_jsonl(self.path, required=("prompt", "chosen", "rejected")):
             check_pair(row)
             # A checksum of the prompt, not Python's hash, which changes from process to process.
             held_out = zlib.crc32(row["prompt"].encode()) / 2**32 < self.validation_share
-            (self.validation if held_out else self.train).append(row)
-        self._check_split()
+            (validation if held_out else train).append(row)
+        self._check_split(train, validation)
+        self.records = {"train": train, "validation": validation}
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Shuffled batches of pairs of similar length."""
-        lengths = [len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in self.train]
-        return self._train_loader(self.train, lengths)
+        lengths = [len(row["prompt"]) + max(len(row["chosen"]), len(row["rejected"])) for row in self.records["train"]]
+        return self._train_loader(lengths)
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """Pairs of held-out prompts."""
-        return self._eval_loader(self.validation) if self.validation else []
+        return self._eval_loader(self.records["validation"])
 
-    def _check_split(self) -> None:
-        if self.validation_share > 0 and not (self.train and self.validation):
-            prompts = len({row["prompt"] for row in self.train + self.validation})
+    def _check_split(self, train: list[Record], validation: list[Record]) -> None:
+        if self.validation_share > 0 and not (train and validation):
+            prompts = len({row["prompt"] for row in train + validation})
             raise ValueError(
                 f"{self.path}: the split by prompt puts all {prompts} prompts on one side "
-                f"({len(self.train)} pairs to train on, {len(self.validation)} held out) with "
+                f"({len(train)} pairs to train on, {len(validation)} held out) with "
                 f"validation_share={self.validation_share}. Give pairs of more prompts, change the share, or set it to "
                 "0 to train on everything."
             )

@@ -53,10 +53,10 @@ def test_two_ranks_measure_the_same_pairs_once(reward_folder: Path, pairs: Path,
     """An odd number of held-out pairs: the sampler repeats one of them on the other rank."""
     data = Preferences(str(pairs), validation_share=0.1)
     data.setup("validate")
-    count = len(data.validation) - (len(data.validation) + 1) % 2
+    count = len(data.records["validation"]) - (len(data.records["validation"]) + 1) % 2
     kept = tmp_path / "pairs.jsonl"
-    rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in (data.validation[:count])]
-    rows += [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in data.train[:4]]
+    rows = [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in (data.records["validation"][:count])]
+    rows += [{key: row[key] for key in ("prompt", "chosen", "rejected")} for row in data.records["train"][:4]]
     kept.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert count % 2 == 1
     flags = ["validate", "--model=RewardModel", f"--model.model_name_or_path={reward_folder}", "--data=Preferences"]

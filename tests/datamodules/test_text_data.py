@@ -213,27 +213,29 @@ def _pairs(prompts: int, each: int = 3) -> list[Row]:
 def test_no_prompt_is_on_both_sides_of_the_split(write: Write) -> None:
     data = Preferences(write(*_pairs(40)), validation_share=0.3, batch_size=1)
     data.setup("fit")
-    sides = [{row["prompt"] for row in side} for side in (data.train, data.validation)]
+    sides = [{row["prompt"] for row in side} for side in (data.records["train"], data.records["validation"])]
     assert not sides[0] & sides[1]
     assert len(sides[0] | sides[1]) == 40
-    assert len(data.train) + len(data.validation) == 120
+    assert len(data.records["train"]) + len(data.records["validation"]) == 120
     assert 4 <= len(sides[1]) <= 20  # 12 expected, standard deviation 2.9
     assert len(list(data.val_dataloader())) == 1
     data.setup("validate")
-    assert len(data.train) + len(data.validation) == 120  # a second stage does not read the file twice over
+    assert (
+        len(data.records["train"]) + len(data.records["validation"]) == 120
+    )  # a second stage does not read the file twice over
 
 
 def test_the_split_is_the_same_in_every_process(write: Write) -> None:
     """The numbers were written down in another process; a split by Python's `hash` would differ in each."""
     data = Preferences(write(*_pairs(20, each=1)), validation_share=0.5)
     data.setup("fit")
-    assert [int(row["prompt"].split()[1]) for row in data.validation] == [2, 3, 6, 7, 12, 13, 16, 17]
+    assert [int(row["prompt"].split()[1]) for row in data.records["validation"]] == [2, 3, 6, 7, 12, 13, 16, 17]
 
 
 def test_a_share_of_zero_trains_on_everything(write: Write) -> None:
     data = Preferences(write(*_pairs(8)), validation_share=0.0)
     data.setup("fit")
-    assert len(data.train) == 24
+    assert len(data.records["train"]) == 24
     assert data.val_dataloader() == []
     with pytest.raises(ValueError, match=r"validation_share must lie in \[0, 1\), got 1\.0"):
         Preferences("x", validation_share=1.0)
@@ -273,7 +275,7 @@ def test_pairs_of_an_empty_file_and_margins(write: Write) -> None:
         Preferences(write()).setup("fit")
     data = Preferences(write({"prompt": "p", "chosen": "c", "rejected": "r", "margin": 2}), validation_share=0.0)
     data.setup("fit")
-    assert data.train[0]["margin"] == 2
+    assert data.records["train"][0]["margin"] == 2
 
 
 def test_a_batch_larger_than_the_data_is_refused(write: Write) -> None:

@@ -133,7 +133,7 @@ def test_training_prefers_the_chosen_and_leaves_a_model(
     data = Preferences(f"{pairs}[:64]", batch_size=8)
     data.setup("fit")
     with torch.no_grad():
-        before = float(module._loss(data.train)[0])
+        before = float(module._loss(data.records["train"])[0])
     trainer = Trainer(
         max_epochs=3,
         accelerator="cpu",
@@ -146,7 +146,7 @@ def test_training_prefers_the_chosen_and_leaves_a_model(
     )
     trainer.fit(module, data)
     with torch.no_grad():
-        after, metrics = module._loss(data.train)
+        after, metrics = module._loss(data.records["train"])
     assert float(after) < 0.8 * before
     assert metrics["accuracy"] > 0.9
     assert metrics["implicit_reward_chosen"] > metrics["implicit_reward_rejected"]

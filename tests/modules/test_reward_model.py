@@ -182,7 +182,7 @@ def test_the_constants_of_held_out_responses_are_in_the_checkpoint(
     trainer = _trainer(tmp_path, callbacks=[saving], enable_checkpointing=True, limit_train_batches=3)
     trainer.fit(model, data)
     constants = [model.model.reward_mean, model.model.reward_std]
-    assert constants == pytest.approx(_moments(model, data.validation), rel=1e-4, abs=1e-5)
+    assert constants == pytest.approx(_moments(model, data.records["validation"]), rel=1e-4, abs=1e-5)
     assert constants[1] != 1.0
     path = Path(saving.best_model_path)
     assert _constants(path, tiny_model) == constants
@@ -215,10 +215,14 @@ def test_without_held_out_pairs_a_part_of_the_training_pairs_is_measured(
     _trainer(tmp_path, callbacks=[saving, order], **options).fit(model, data)
     step = -(-20 // most)
     constants = [model.model.reward_mean, model.model.reward_std]
-    assert constants == pytest.approx(_moments(model, data.train[::step]), rel=1e-4, abs=1e-5)
+    assert constants == pytest.approx(_moments(model, data.records["train"][::step]), rel=1e-4, abs=1e-5)
     assert _constants(Path(saving.best_model_path), tiny_model) == constants
     loader = data.train_dataloader()
-    assert order.seen == [[row["prompt"] for row in batch] for _ in range(2) for batch in loader]
+    expected = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        expected += [[row["prompt"] for row in batch] for batch in loader]
+    assert order.seen == expected
 
 
 def test_a_checkpoint_without_constants_says_so(model: RewardModel) -> None:
