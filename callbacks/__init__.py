@@ -5,6 +5,7 @@ from .classification_report import ClassificationReport
 from .completion_table import CompletionTable
 from .environment import EnvironmentUpdate
 from .export import ModelExport
+from .fault_guard import FaultGuard
 from .filtration import Filtration
 from .imitation import ImitationUpdate
 from .mask_diagnostics import MaskDiagnostics
@@ -37,4 +38,5 @@ __all__ = [
     "RolloutTable",
     "ModelExport",
     "LastEpochsAverage",
+    "FaultGuard",
 ]

@@ -8,6 +8,7 @@ from .policy import ActionEvaluation, PolicyCallback, PolicyModule, PolicyUpdate
 from .preference_optimization import PreferenceOptimization
 from .reward_model import RewardModel
 from .rewards import LearnedReward, Reward, UnitTests
+from .sound_steps import RepeatedFaults
 from .supervised import SupervisedFineTuning
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "PolicyCallback",
     "PolicyUpdate",
     "ActionEvaluation",
+    "RepeatedFaults",
 ]

@@ -19,9 +19,10 @@ from .classifier_part import ClassifierPart
 from .classifier_weights import head_names, in_head
 from .image_loss import ClassBalance, ImageLoss
 from .label_kinds import probabilities
+from .sound_steps import SoundAutomaticSteps
 
 
-class ImageClassifier(ClassifierPart):
+class ImageClassifier(ClassifierPart, SoundAutomaticSteps):
     """Cross-entropy on clean images; the defaults are the published baseline's (SGD 0.1, times 0.1 every 30 epochs).
 
     Args:
@@ -94,6 +95,7 @@ class ImageClassifier(ClassifierPart):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """A checkpoint's network is no random one."""
+        super().on_load_checkpoint(checkpoint)
         self._trained_before = True
 
     def on_train_start(self) -> None:

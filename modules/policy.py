@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -11,12 +10,15 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
 from torch import Tensor, nn
 
 from ..rollout import Rollout
+from ..seeding import generator_of
+from .reward_failures import NoFiniteRewardError
+from .sound_steps import SKIPPED, SoundSteps, gradient_norm
 
 
 class ActionEvaluation(NamedTuple):
@@ -65,12 +67,15 @@ class PolicyUpdate(PolicyCallback, ABC):
         """Take the optimisers' steps and return statistics under ``update/`` names, as detached scalars."""
 
 
-class PolicyModule(LightningModule, ABC):
+class PolicyModule(SoundSteps, ABC):
     """A policy, its environment and its reward; what it learns by is a `PolicyUpdate` among the trainer's callbacks.
 
     The whole loop runs inside ``training_step``, so that it stays inside the forward of the trainer's strategy.
     ``iteration`` counts rounds of the loop and drives schedules, logging and the stop, because Lightning's
     ``global_step`` counts the steps of every optimiser.
+
+    An optimiser step on a loss or gradient that is not finite is skipped, and so is the whole iteration where a reward
+    is not: no filter or update sees one. See `SoundSteps`.
 
     Args:
         max_iterations: rounds of the loop after which training stops; ``None`` leaves it to the trainer's limits.
@@ -119,12 +124,45 @@ class PolicyModule(LightningModule, ABC):
 
     def training_step(self, batch: Any, batch_idx: int) -> None:  # noqa: ANN401
         """One round of the loop."""
-        clock = _Clock()
+        clock, skipped = _Clock(), self.skipped_steps
+        self.begin_step(batch, batch_idx, self.networks().values())
         rollout = self.act(batch)
         clock.lap("act")
         tokens = rollout.response_mask.sum()
-        rollout = self.reward(rollout)
+        rewarded = self._rewarded(rollout)
         clock.lap("reward")
+        learned = None if rewarded is None else self._learn(rewarded, clock)
+        self.iteration += 1
+        self.log("step", float(self.iteration))  # Lightning takes this as the x-axis of every logger
+        self.log("iteration", float(self.iteration))
+        self.log(SKIPPED, float(self.skipped_steps - skipped))
+        self.log("update/skipped_steps_total", float(self.skipped_steps))
+        self.log_dict(clock.metrics(tokens))
+        if learned is not None:
+            for callback in self._policy_callbacks():
+                callback.on_update_end(self.trainer, self, *learned)
+        self._seen = (None, 0)
+        self._step_schedulers("step")
+        if self.max_iterations is not None and self.iteration >= self.max_iterations:
+            self.trainer.should_stop = True
+
+    def _rewarded(self, rollout: Rollout) -> Rollout | None:
+        """The rollout with its rewards; ``None`` where one is not finite, on any rank, and the iteration is over."""
+        cause = ""
+        try:
+            rollout = self.reward(rollout)
+            if rollout.rewards is None:
+                return rollout
+            lost = (~torch.isfinite(rollout.rewards)).any()
+        except NoFiniteRewardError as error:
+            cause, lost = str(error), torch.tensor(True)
+        faults = self.faults({"the reward": torch.where(lost, torch.nan, 0.0)})
+        if faults:
+            self.skip_step(faults, cause)
+        return None if faults else rollout
+
+    def _learn(self, rollout: Rollout, clock: _Clock) -> tuple[Rollout, dict[str, Tensor]]:
+        """The rollout that was learned from and the update's statistics."""
         for callback in self._policy_callbacks():
             rollout = callback.on_rollout(self.trainer, self, rollout)
         clock.lap("filter")
@@ -132,15 +170,7 @@ class PolicyModule(LightningModule, ABC):
         clock.lap("complete")
         stats = self._policy_update().update(self.trainer, self, rollout)
         clock.lap("update")
-        self.iteration += 1
-        self.log("step", float(self.iteration))  # Lightning takes this as the x-axis of every logger
-        self.log("iteration", float(self.iteration))
-        self.log_dict(clock.metrics(tokens))
-        for callback in self._policy_callbacks():
-            callback.on_update_end(self.trainer, self, rollout, stats)
-        self._step_schedulers("step")
-        if self.max_iterations is not None and self.iteration >= self.max_iterations:
-            self.trainer.should_stop = True
+        return rollout, stats
 
     def on_train_epoch_end(self) -> None:
         """Step the schedules that count epochs."""
@@ -157,6 +187,8 @@ class PolicyModule(LightningModule, ABC):
     ) -> dict[str, Tensor]:
         """One step of each optimiser concerned, after one backward pass, or several whose gradients add up.
 
+        None of them steps if the loss or the gradient of one of the networks is not finite.
+
         Args:
             loss: scalar loss of the policy (and critic), or functions that each compute one part of it: every part is
                 computed, and its graph freed, before the next one is.
@@ -166,7 +198,11 @@ class PolicyModule(LightningModule, ABC):
             shared_graph: the parts hang on one graph, which must live until the last of them.
 
         Returns:
-            The norm of each stepped network's gradient before clipping, as ``update/grad_norm_<network>``.
+            The norm of each stepped network's gradient before clipping, as ``update/grad_norm_<network>``; and
+            ``update/skipped_steps``, 1, if the step was skipped.
+
+        Raises:
+            RepeatedFaults: if it is one too many in a row that had to be skipped.
         """
         stepped = {
             name: (network, optimizer)
@@ -175,18 +211,32 @@ class PolicyModule(LightningModule, ABC):
         }
         for _, optimizer in stepped.values():
             optimizer.zero_grad()
-        self._backward([lambda: loss] if isinstance(loss, Tensor) else loss, environment_loss, shared_graph)
-        norms = {}
+        whole = self._backward([lambda: loss] if isinstance(loss, Tensor) else loss, environment_loss, shared_graph)
+        scaler = self.scaler()
+        norms = {name: gradient_norm(network.parameters()) for name, (network, _) in stepped.items()}
+        if scaler is not None:
+            norms = {name: norm / scaler.get_scale() for name, norm in norms.items()}
+        told = {f"update/grad_norm_{name}": norm for name, norm in norms.items()}
+        gradients = {f"the gradient's norm of the {name}": norm for name, norm in norms.items()}
+        faults = self.faults({"the loss": whole} | (gradients if scaler is None else {}))
+        if faults:
+            for _, optimizer in stepped.values():
+                optimizer.zero_grad()
+            self.skip_step(faults)
+            return told | {SKIPPED: torch.ones_like(whole)}
         for name, (network, optimizer) in stepped.items():
-            norms[f"update/grad_norm_{name}"] = _clip(network, max_grad_norm)
+            if max_grad_norm is not None:
+                nn.utils.clip_grads_with_norm_(network.parameters(), max_grad_norm, norms[name])
             optimizer.step()
-        return norms
+        self.step_taken()
+        return told
 
     def _backward(
         self, parts: Sequence[Callable[[], Tensor]], environment_loss: Tensor | None, shared_graph: bool
-    ) -> None:
-        """The backward passes of one step; ranks exchange gradients in the last one only."""
+    ) -> Tensor:
+        """The backward passes of one step; ranks exchange gradients in the last one only. Returns the whole loss."""
         strategy = self.trainer.strategy
+        whole = torch.zeros((), device=self.device)
         for number, part in enumerate(parts, start=1):
             last = number == len(parts)
             quiet = isinstance(strategy, ParallelStrategy) and not last
@@ -195,14 +245,21 @@ class PolicyModule(LightningModule, ABC):
                 if environment_loss is not None and number == 1:
                     loss = loss + environment_loss
                 self.manual_backward(loss, retain_graph=shared_graph and not last)
+            whole = whole + loss.detach()
             del loss  # with it goes its graph, before the next part builds another
+        return whole
+
+    def _moment(self) -> str:
+        return f"iteration {self.iteration + 1}"
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the iteration counter."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["iteration"] = self.iteration
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting where the checkpoint stopped."""
+        super().on_load_checkpoint(checkpoint)
         self.iteration = int(checkpoint["iteration"])
 
     def _optimizers(self) -> list[LightningOptimizer]:
@@ -261,28 +318,16 @@ class _Clock:
         return metrics | {"timing/iteration_s": whole} | pace
 
 
-def _clip(network: nn.Module, max_norm: float | None) -> Tensor:
-    """The norm of the network's gradient, which is scaled down only where there is a limit: each is a pass over it."""
-    gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-    norm = nn.utils.get_total_norm(gradients).detach()
-    if max_norm is not None:
-        nn.utils.clip_grads_with_norm_(network.parameters(), max_norm, norm)
-    return norm
-
-
 def _callbacks(trainer: Trainer) -> list[Callback]:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return callbacks
 
 
 def policy_generator(module: PolicyModule, purpose: str, seed: int) -> torch.Generator:
-    """A generator on the module's device that depends on purpose, seed, iteration and rank, and on nothing else.
+    """A generator on the module's device that depends on purpose, seed and iteration, and on nothing else.
 
     The purpose keeps streams apart: with one stream for sampling and filtering, the rows that pass would depend on the
-    very numbers that drew their tokens.
+    very numbers that drew their tokens. All ranks have the same one: who draws by it draws for the batch of all ranks
+    and takes its own part, so that n ranks choose what one process chooses.
     """
-    text = f"{purpose}/{seed}/{module.iteration}/{module.global_rank}"
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    generator = torch.Generator(device=module.device)
-    generator.manual_seed(int.from_bytes(digest, "big") >> 1)
-    return generator
+    return generator_of(f"{purpose}/{seed}/{module.iteration}", module.device)

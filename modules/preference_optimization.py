@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
@@ -28,6 +27,7 @@ from .language_model import (
 from .prompts import check_prompt_format, records_of
 from .reference import make_reference, reference_at_hand
 from .schedules import Schedule, with_schedule
+from .sound_steps import SoundAutomaticSteps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +48,7 @@ class PairTokens(NamedTuple):
     responses: TokenBatch
 
 
-class PreferenceOptimization(LightningModule):
+class PreferenceOptimization(SoundAutomaticSteps):
     """Trains a language model so that it prefers the chosen response of each pair, measured from where it started.
 
     The implicit reward of a response is ``beta`` times its log-ratio to the reference, which is the model before
@@ -138,6 +138,7 @@ class PreferenceOptimization(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the reference out: it is read from where it came from."""
+        super().on_save_checkpoint(checkpoint)
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith("reference.")}
 

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
 FAILURE = "reward_failure"
 
 
+class NoFiniteRewardError(RuntimeError):
+    """A reward gave no finite number for any completion, so that there is nothing to learn from."""
+
+
 def note_failure(record: Mapping[str, Any], cause: str) -> None:
     """Say in a completion's own record why it got no reward; the task's record, which others share, is left alone."""
     if isinstance(record, dict) and "completion" in record:
@@ -54,7 +58,7 @@ def finite_rewards(reward: Reward, records: Sequence[Mapping[str, Any]], complet
 
     Raises:
         ValueError: if the reward gave anything but one number a completion.
-        RuntimeError: if none of the numbers is finite.
+        NoFiniteRewardError: if none of the numbers is finite; in training this skips the iteration.
     """
     rewards = reward(records, completions)
     name = type(reward).__name__
@@ -69,7 +73,7 @@ def finite_rewards(reward: Reward, records: Sequence[Mapping[str, Any]], complet
         return rewards
     lost = (~finite).nonzero().squeeze(1).tolist()
     if len(lost) == len(completions):
-        raise RuntimeError(
+        raise NoFiniteRewardError(
             f"{name} gave no finite number for any of {len(completions)} completions, so that there is nothing to "
             "learn from; look at the model behind it (its weights, its dtype) or at what it was given"
         )

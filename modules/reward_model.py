@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -32,6 +31,7 @@ from .pair_metrics import PairScore, each_pair_once, measure_pairs, pair_scores
 from .prompts import check_prompt_format, records_of
 from .scalar_head import ScalarHeadModel
 from .schedules import Schedule, with_schedule
+from .sound_steps import SoundAutomaticSteps
 
 Batch = Sequence[Mapping[str, Any]]
 
@@ -60,7 +60,7 @@ def saved_settings(model_name_or_path: str) -> RewardSettings:
     return RewardSettings(**json.loads(file.read_text())) if file.is_file() else RewardSettings()
 
 
-class RewardModel(LightningModule):
+class RewardModel(SoundAutomaticSteps):
     """Scores a response to a prompt; trained so that the chosen response of a pair scores above the rejected one.
 
     `score` is the only way in: training, PPO, evaluation and analysis all call it.
@@ -160,10 +160,12 @@ class RewardModel(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the normalisation constants."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[_NORMALISATION] = {"mean": self.model.reward_mean, "std": self.model.reward_std}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the normalisation constants back."""
+        super().on_load_checkpoint(checkpoint)
         constants = checkpoint.get(_NORMALISATION)
         if constants is None:
             rank_zero_warn("this checkpoint holds no reward normalisation; train or export again to have it measured")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,9 +23,10 @@ from .language_model import (
 )
 from .prompts import check_prompt_format
 from .schedules import Schedule, with_schedule
+from .sound_steps import SoundAutomaticSteps
 
 
-class SupervisedFineTuning(LightningModule):
+class SupervisedFineTuning(SoundAutomaticSteps):
     """Next-token training on the completions; prompts are read, not learned.
 
     Args:
@@ -83,10 +83,12 @@ class SupervisedFineTuning(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained: of a LoRA run the adapter only."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint["state_dict"] = without_frozen(self, checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another kind of run."""
+        super().on_load_checkpoint(checkpoint)
         check_trained_weights(self, checkpoint["state_dict"], "model.")
 
     def export(self, folder: Path) -> None:
