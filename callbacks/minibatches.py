@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..functional import Denominators, weigh
 from ..modules.policy import PolicyModule
+from ..modules.sound_steps import SKIPPED
 from ..rollout import Rollout
 
 Losses = Callable[[Rollout], tuple[Tensor, dict[str, Tensor]]]
@@ -155,9 +156,14 @@ def one_pass(
 
 
 def mean_stats(steps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of each statistic over the steps that report it."""
+    """Mean of each statistic over the steps that report it; skipped ones count only where all were skipped."""
+    steps = [step for step in steps if SKIPPED not in step] or steps
     names = {name: None for step in steps for name in step}
-    return {name: torch.stack([step[name].float() for step in steps if name in step]).mean() for name in names}
+    return {
+        name: torch.stack([step[name].float() for step in steps if name in step]).mean()
+        for name in names
+        if name != SKIPPED  # the module counts them
+    }
 
 
 def sum_over_ranks(value: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -308,5 +309,6 @@ class PPOUpdate(PolicyUpdate):
         if kl is None or self.kl_target is None:
             return {}
         used = torch.tensor(self.kl_coef)
-        self.kl_coef = adapt_kl_coef(self.kl_coef, kl, self.kl_target)
+        if math.isfinite(kl):  # one iteration's fault would stay in the coefficient for good
+            self.kl_coef = adapt_kl_coef(self.kl_coef, kl, self.kl_target)
         return {"update/kl_coef": used}
