@@ -170,7 +170,7 @@ class PolicyModule(SoundSteps, ABC):
         clock.lap("complete")
         stats = self._policy_update().update(self.trainer, self, rollout)
         clock.lap("update")
-        return rollout, stats
+        return rollout, {name: value for name, value in stats.items() if name != SKIPPED}
 
     def on_train_epoch_end(self) -> None:
         """Step the schedules that count epochs."""
