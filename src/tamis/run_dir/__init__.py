@@ -1,0 +1,1 @@
+"""What lies in a run directory; docs/run-directory.md names it file by file."""
