@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,22 @@ def _write_rows(path: Path, rows: list[dict[str, object]]) -> None:
 @pytest.fixture(autouse=True)
 def _same_seed() -> None:
     torch.manual_seed(0)
+
+
+@contextmanager
+def _files_of(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope="session")
+def files_of() -> Callable[[int], AbstractContextManager[None]]:
+    """``with files_of(bytes)``: this process's files may have this size, and a byte more is an error of the system."""
+    return _files_of
 
 
 @pytest.fixture(scope="session")

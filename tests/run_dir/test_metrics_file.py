@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import resource
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tamis.run_dir.metrics_file import MetricsFile
 
 Event = tuple[int, dict[str, float]]
+Limit = Callable[[int], AbstractContextManager[None]]
 
 # As a policy logs them: validation behind iteration k has the step k - 1, because Lightning counts batches from 0.
 POLICY: list[Event] = [
@@ -47,17 +47,6 @@ def log(logger: MetricsFile | CSVLogger, events: Sequence[Event]) -> None:
 def read(path: Path) -> list[dict[str, str]]:
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
-
-
-@contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """Files of this process may have this many bytes; the next one is an error of the system."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("events", [POLICY, SUPERVISED])
@@ -142,7 +131,7 @@ def test_another_programs_file_is_refused_and_left_alone(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("column", ["an old column", "a new column"])
-def test_a_full_disk_costs_no_row(column: str, tmp_path: Path) -> None:
+def test_a_full_disk_costs_no_row(column: str, files_of: Limit, tmp_path: Path) -> None:
     name = "loss" if column == "an old column" else "another"
     events = [(step, {"loss": step / 7}) for step in range(20)]
     later = [(step, {name: step / 7}) for step in range(20, 60)]
@@ -150,7 +139,7 @@ def test_a_full_disk_costs_no_row(column: str, tmp_path: Path) -> None:
     logger, path = MetricsFile(tmp_path / "full"), tmp_path / "full" / "metrics.csv"
     log(logger, events)
     before = path.read_bytes()
-    with disk_of(len(before) + 10), pytest.warns(match=r"metrics\.csv could not be written: File too") as said:
+    with files_of(len(before) + 10), pytest.warns(match=r"metrics\.csv could not be written: File too") as said:
         log(logger, later)
     assert path.read_bytes() == before  # whole lines only
     assert len(said) == 1
@@ -159,12 +148,12 @@ def test_a_full_disk_costs_no_row(column: str, tmp_path: Path) -> None:
     assert path.read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
 
 
-def test_rows_without_room_at_the_end_are_counted(tmp_path: Path) -> None:
+def test_rows_without_room_at_the_end_are_counted(files_of: Limit, tmp_path: Path) -> None:
     logger = MetricsFile(tmp_path)
     log(logger, [(0, {"loss": 0.5})])
-    with disk_of(16), pytest.warns(match="rows wait in memory"):
+    with files_of(16), pytest.warns(match="rows wait in memory"):
         log(logger, [(1, {"loss": 0.25}), (2, {"loss": 0.125})])
-    with disk_of(16), pytest.warns(match="its last 2 rows are lost"):
+    with files_of(16), pytest.warns(match="its last 2 rows are lost"):
         logger.finalize("success")
     assert [row["step"] for row in read(tmp_path / "metrics.csv")] == ["0"]
 
