@@ -8,9 +8,11 @@ from typing import Any, Literal, get_args
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from ..functional import SelectionMode, Strategy, select
 from ..modules.policy import PolicyCallback, PolicyModule, PolicyUpdate, policy_generator
+from ..processes import place
 from ..rollout import Rollout
 from .reliability import RewardReliability
 from .reliability_report import Candidate, measure, most_reliable
@@ -98,10 +100,7 @@ class Filtration(PolicyCallback):
             choice["filter/strategy"] = float(get_args(Strategy).index(self.chosen))
         groups = rollout.groups()
         rewards = rollout.rewards.detach()[groups]
-        generator = policy_generator(module, "filter", self.seed)
-        columns = select(
-            rewards, self.chosen, self.keep, self.mode, generator, power=self.power, high=self.high, low=self.low
-        )
+        columns = self._columns(rewards, policy_generator(module, "filter", self.seed))
         kept = columns.numel()
         module.log_dict(
             choice
@@ -128,6 +127,20 @@ class Filtration(PolicyCallback):
         """Go on with it, unless this run is given a strategy or other candidates."""
         if self.strategy == "auto" and state_dict.get("chosen") in self.candidates:
             self.chosen, self._measured = state_dict["chosen"], state_dict["measured"]
+
+    def _columns(self, rewards: Tensor, generator: torch.Generator) -> Tensor:
+        """``[P, keep]`` what passes of these ``[P, N]`` rewards: what one process with all ranks' groups would keep.
+
+        A group's draws hang on its place among all of them, which are dealt to ranks in turn; what the other ranks'
+        rewards are does not matter to it.
+        """
+        rank, ranks = place()
+        whole = rewards.new_zeros(len(rewards) * ranks, rewards.shape[1])
+        whole[rank::ranks] = rewards
+        kept = select(
+            whole, self.chosen, self.keep, self.mode, generator, power=self.power, high=self.high, low=self.low
+        )
+        return kept[rank::ranks]
 
     def _choose(self, trainer: Trainer) -> None:
         """Take the most reliable candidate on the newest samples of the probe set, if they are new."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from typing import Any
+from math import gcd
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from ..functional import Denominators, weigh
 from ..modules.policy import PolicyModule
 from ..modules.sound_steps import SKIPPED
+from ..processes import mean_over_ranks, place
 from ..rollout import Rollout
 
 Losses = Callable[[Rollout], tuple[Tensor, dict[str, Tensor]]]
@@ -20,7 +21,8 @@ def minibatches(rollout: Rollout, size: int | None, generator: torch.Generator, 
     """Shuffle the rows and cut them into minibatches of ``size``; ``None`` is one minibatch of all rows.
 
     Inside a minibatch rows keep the rollout's order, in which those of similar length may stand together. Every
-    ``together`` rows that follow each other stay so (the two of a pair); ``size`` is a multiple of it.
+    ``together`` rows that follow each other stay so (the two of a pair); ``size`` is a multiple of it. The minibatches
+    of n ranks are together those that one process with minibatches of n x ``size`` makes of the same groups.
 
     Raises:
         ValueError: if the number of rows is not divisible by ``size``.
@@ -33,11 +35,37 @@ def minibatches(rollout: Rollout, size: int | None, generator: torch.Generator, 
             f"{len(rollout)} kept rows an iteration cannot be cut into minibatches of {size}; "
             f"choose a minibatch_size that divides {len(rollout)}, or null for one step on all rows"
         )
-    order = torch.randperm(len(rollout) // together, generator=generator, device=generator.device)
-    inside = torch.arange(together, device=generator.device)
-    for blocks in order.split(size // together):
-        rows = blocks.sort().values.unsqueeze(1) * together + inside
-        yield rollout.select(rows.flatten())
+    groups = _groups(rollout, together)
+    rank, ranks = place()
+    shape = len(groups) * ranks, groups.shape[1] // together
+    numbers = deal(shape, len(rollout) // size, generator)[rank::ranks].repeat_interleave(together, dim=1)
+    number_of_row = torch.empty(len(rollout), dtype=torch.int64, device=generator.device)
+    number_of_row[groups] = numbers
+    for rows in number_of_row.argsort(stable=True).view(-1, size):
+        yield rollout.select(rows)
+
+
+def deal(shape: tuple[int, int], minibatches: int, generator: torch.Generator) -> Tensor:
+    """Deal rows at random to minibatches, so that ranks that hold every n-th group each have as many of every one.
+
+    No rank may send rows to another, and with rows dealt freely a minibatch would have more of one rank's than of the
+    other's. So they are dealt class by class: the groups whose numbers are alike modulo c, the largest number that
+    divides both groups and rows of a minibatch, and with that a multiple of any possible n. Whatever n is, the same
+    numbers come out.
+
+    Args:
+        shape: groups of all ranks, and rows (or pairs) of each.
+        minibatches: their number; it divides the rows.
+        generator: the same on all ranks.
+
+    Returns:
+        ``[groups, rows of a group]`` the minibatch of each row.
+    """
+    groups, rows = shape
+    classes = gcd(groups, groups * rows // minibatches)
+    draws = torch.rand(classes, groups // classes * rows, generator=generator, device=generator.device)
+    place_in_class = draws.argsort(dim=1)
+    return (place_in_class % minibatches).view(classes, -1, rows).transpose(0, 1).reshape(groups, rows)
 
 
 def microbatches(minibatch: Rollout, size: int | None) -> list[Rollout]:
@@ -166,29 +194,12 @@ def mean_stats(steps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     }
 
 
-def sum_over_ranks(value: Tensor) -> Tensor:
-    """The sum over all processes; the value itself where there is one."""
-    return _over_ranks(value, torch.distributed.ReduceOp.SUM) if _several() else value
-
-
-def mean_over_ranks(value: Tensor) -> Tensor:
-    """The mean over all processes; the value itself where there is one."""
-    return sum_over_ranks(value) / torch.distributed.get_world_size() if _several() else value
-
-
-def max_over_ranks(value: Tensor) -> Tensor:
-    """The largest value of all processes; the value itself where there is one."""
-    return _over_ranks(value, torch.distributed.ReduceOp.MAX) if _several() else value
-
-
-def _several() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
-
-
-def _over_ranks(value: Tensor, how: Any) -> Tensor:  # noqa: ANN401 - an enum only where torch has processes
-    reduced = value.clone()
-    torch.distributed.all_reduce(reduced, how)
-    return reduced
+def _groups(rollout: Rollout, together: int) -> Tensor:
+    """``[P, N]`` rows of each group; where their sizes differ, every ``together`` rows for a group."""
+    counts = rollout.group_ids.unique(return_counts=True)[1]
+    if bool((counts == counts[0]).all()) and int(counts[0]) % together == 0:
+        return rollout.groups()
+    return torch.arange(len(rollout), device=rollout.group_ids.device).view(-1, together)
 
 
 def _add_up(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

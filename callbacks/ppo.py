@@ -26,8 +26,9 @@ from ..functional import (
     shape_rewards,
 )
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
+from ..processes import max_over_ranks, sum_over_ranks
 from ..rollout import Rollout
-from .minibatches import max_over_ranks, mean_stats, minibatches, step, sum_over_ranks, whole_batch
+from .minibatches import mean_stats, minibatches, step, whole_batch
 from .plan import announce_plan, check_sizes, refuse_idle_critic, refuse_rows_alone
 from .shaping import (
     KLPlace,

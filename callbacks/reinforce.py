@@ -18,8 +18,9 @@ from ..functional import (
     shape_rewards,
 )
 from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
+from ..processes import mean_over_ranks
 from ..rollout import Rollout
-from .minibatches import Losses, mean_over_ranks, minibatches, one_pass, whole_batch
+from .minibatches import Losses, minibatches, one_pass, whole_batch
 from .plan import announce_plan, check_sizes, refuse_idle_critic, refuse_rows_alone
 from .shaping import check_truncation, leave_one_out_advantages, left_out, rewards_of, step_kl, treat_truncated
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..functional import KLEstimator, kl_divergence, leave_one_out_baseline
+from ..processes import mean_over_ranks
 from ..rollout import Rollout
-from .minibatches import mean_over_ranks
 
 Truncated = Literal["keep", "penalty", "bootstrap", "mask"]
 KLPlace = Literal["reward", "loss"]

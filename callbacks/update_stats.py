@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from ..functional import weigh
+from ..processes import max_over_ranks, sum_over_ranks
 from ..rollout import Rollout
-from .minibatches import max_over_ranks, sum_over_ranks
 
 
 def advantage_stats(rollout: Rollout, critic_rows: Tensor | None) -> dict[str, Tensor]:

@@ -9,10 +9,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from ..functional import LabelKind, official_noise_objective
+from ..processes import mean_over_ranks, place, several_processes
 from ..rollout import Rollout
 from .classification import log_evaluation
 from .classifier_part import ClassifierPart
 from .image_loss import ClassBalance, ImageLoss
+from .mask_draws import MaskDraws
 from .mask_rendering import MaskNormalisation, MaskRenderer, mask_statistics, reverse_gradient
 from .masked_evaluation import KINDS, MaskedEvaluation
 from .noise_objective import (
@@ -70,6 +72,7 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
         classifier_optimizer: makes the classifier's optimiser.
         classifier_scheduler: makes its schedule, stepped once an epoch.
         max_iterations: see `PolicyModule`.
+        seed: of the masks drawn in training, each by iteration, image's number in the batch of all ranks, and k.
     """
 
     environment_networks: ClassVar[frozenset[str]] = frozenset({"classifier"})
@@ -106,6 +109,7 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
         ),
         classifier_scheduler: LRSchedulerCallable = lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=30),
         max_iterations: int | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__(max_iterations)
         check_objective(objective, sign, masks_per_image, divide_lr_factor, regulariser, regulariser_coef)
@@ -127,6 +131,7 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
         self.sign, self.divide_lr_factor = sign, divide_lr_factor
         self.regulariser, self.regulariser_coef = regulariser, regulariser_coef
         self.masked_evaluation, self.eval_seed = masked_evaluation and objective != "none", eval_seed
+        self.seed = seed
         self.factories = {
             "policy": (policy_optimizer, policy_scheduler),
             "classifier": (classifier_optimizer, classifier_scheduler),
@@ -172,16 +177,17 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
         observations = {"images": images, "labels": labels}
         if k > 1:  # with one row an image the batch is not copied
             observations = {name: tensor.repeat_interleave(k, dim=0) for name, tensor in observations.items()}
+        draws = MaskDraws(f"{self.seed}/{self.iteration}", k, *place())
         if self.policy is None:
             self.refuse_single_image(len(group_ids))  # a policy refuses it itself
+            shape = len(group_ids), self.grid**2
             random = self.objective == "random"
-            actions = self.random_cells(len(group_ids)) if random else torch.ones(len(group_ids), self.grid**2)
-            actions = actions.to(images.device)
+            actions = draws.uniform(*shape, images.device) if random else torch.ones(shape, device=images.device)
         else:
             per_image = self.policy(images, update_average=True)
             self.log_dict(distribution_statistics(per_image))
             rows = per_image.select(group_ids) if k > 1 else per_image
-            actions = rows.rsample() if self.objective == "pathwise" else rows.sample()
+            actions = draws.beta(rows, pathwise=self.objective == "pathwise")
             observations |= {"log_alpha": rows.log_alpha, "log_beta": rows.log_beta}
         mask = torch.ones_like(actions, dtype=torch.bool)
         return Rollout(group_ids=group_ids, actions=actions, response_mask=mask, observations=observations)
@@ -320,11 +326,12 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
 
     def _official_loss(self, rollout: Rollout, cross_entropy: Tensor) -> Tensor:
         log_probs = self._distribution(rollout).log_prob(rollout.actions)
-        factor = log_probs.detach().logsumexp(dim=1).mean()
+        factor = mean_over_ranks(log_probs.detach().logsumexp(dim=1).mean())
         if self.divide_lr_factor:
             factor = torch.ones_like(factor)
         self.log("update/classifier_lr_factor", factor)
         rate = self._optimizers()[-1].param_groups[0]["lr"] if self._trainer is not None else 0.0
         self.log("update/lr_classifier_effective", rate * factor)
         # One number for the batch; the update takes the mean over rows, which gives it back.
-        return official_noise_objective(log_probs, cross_entropy, self.divide_lr_factor).expand(len(rollout))
+        whole = mean_over_ranks if several_processes() else None
+        return official_noise_objective(log_probs, cross_entropy, self.divide_lr_factor, whole).expand(len(rollout))

@@ -298,7 +298,7 @@ def test_spread_over_images_is_that_of_the_distributions(tmp_path: Path) -> None
 
 def test_a_policy_that_learns_is_told_from_its_twin(tmp_path: Path) -> None:
     diagnostics = small(images=16, gradient_draws=8)
-    module = noise_mask(DarkMasksEarn, decay=0.0, masks_per_image=4)
+    module = noise_mask(DarkMasksEarn, decay=0.0, masks_per_image=4, seed=1)
     metrics = fit(tmp_path, module, diagnostics, ReinforceUpdate(loss_aggregation="seq_sum"), epochs=10)
     assert diagnostics.last is not None
     assert diagnostics.last.iteration == 30

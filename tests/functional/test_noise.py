@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from tamis.functional import official_noise_objective, upsample_blur, upsample_blur_matrix
@@ -79,6 +80,27 @@ def test_dividing_the_factor_out_leaves_the_classifier_its_plain_gradient_and_th
     divided = official_noise_objective(log_probs, cross_entropy, divide_factor=True)
     torch.testing.assert_close(torch.autograd.grad(divided, (logits, log_probs)), (plain, policy))
     torch.testing.assert_close(divided, published)
+
+
+@pytest.mark.parametrize("divide_factor", [False, True])
+def test_official_objective_of_halves_is_that_of_the_whole(divide_factor: bool) -> None:
+    """As two processes have it: each gradient of its half, and the mean of the two."""
+    logits, log_probs = torch.randn(6, 3, requires_grad=True), torch.randn(6, 16, requires_grad=True)
+
+    def cost(rows: slice) -> Tensor:
+        return F.cross_entropy(logits[rows], torch.tensor([0, 1, 2, 0, 1, 2])[rows])
+
+    def means(_: Tensor) -> Tensor:
+        return torch.stack([log_probs.logsumexp(dim=1).mean(), cost(slice(0, 6))]).detach()
+
+    one = official_noise_objective(log_probs, cost(slice(0, 6)), divide_factor)
+    halves = [
+        official_noise_objective(log_probs[rows], cost(rows), divide_factor, means)
+        for rows in (slice(0, 3), slice(3, 6))
+    ]
+    assert all(float(half.detach()) == pytest.approx(float(one.detach())) for half in halves)
+    expected = torch.autograd.grad(one, (logits, log_probs))
+    torch.testing.assert_close(torch.autograd.grad((halves[0] + halves[1]) / 2, (logits, log_probs)), expected)
 
 
 def test_official_objective_drifts_to_uniform_cells_when_all_masks_are_equally_good() -> None:

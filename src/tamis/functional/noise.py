@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def official_noise_objective(log_probs: Tensor, cross_entropy: Tensor, divide_factor: bool = False) -> Tensor:
+def official_noise_objective(
+    log_probs: Tensor,
+    cross_entropy: Tensor,
+    divide_factor: bool = False,
+    whole: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """The objective of the released noise-mask code: ``mean_i log sum_j p_ij * CE``, CE one number for the batch.
 
     It is *not* REINFORCE: the log of the sum of the cells' densities stands where the joint log-probability would, and
@@ -20,6 +27,9 @@ def official_noise_objective(log_probs: Tensor, cross_entropy: Tensor, divide_fa
         cross_entropy: scalar (the batch mean), or ``[B]`` per image, which is averaged first.
         divide_factor: take the factor out of the classifier's gradient, which is then that of the plain cross-entropy;
             the policy's gradient stays as published.
+        whole: makes of a mean over these rows that over the whole batch, of which other processes have the other rows.
+            A product of two such means is no mean of products: the loss is then the whole batch's, and what the
+            processes average, their gradients of it, is its gradient.
 
     Returns:
         The scalar loss, minimised by both networks.
@@ -30,9 +40,14 @@ def official_noise_objective(log_probs: Tensor, cross_entropy: Tensor, divide_fa
     if log_probs.dim() != 2:
         raise ValueError(f"log_probs must be [B, M], got shape {tuple(log_probs.shape)}")
     score, cost = log_probs.float().logsumexp(dim=1).mean(), cross_entropy.mean()
-    if divide_factor:
-        return score * cost.detach() + (cost - cost.detach())  # the same value, each network's gradient by itself
-    return score * cost
+    if not divide_factor and whole is None:
+        return score * cost
+    means = torch.stack([score.detach(), cost.detach().float()])
+    all_score, all_cost = means if whole is None else whole(means)
+    factor = 1.0 if divide_factor else all_score
+    # The product's value, and each network's gradient by itself.
+    loss: Tensor = all_score * all_cost + all_cost * (score - score.detach()) + factor * (cost - cost.detach())
+    return loss
 
 
 def upsample_blur_matrix(grid: int, size: int, kernel_size: int, sigma: float) -> Tensor:
