@@ -155,19 +155,21 @@ class SoundAutomaticSteps(SoundSteps):
     ) -> None:
         """Called before every step: clip as asked, or take the gradients away, without which nothing steps."""
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = gradient_norm(parameters)
+        scaled = self.scaler() is not None
+        norm = None if scaled else gradient_norm(parameters)
         numbers = {} if self._loss_of_step is None else {"the loss": self._loss_of_step}
-        if self.scaler() is None:
-            numbers["the gradient's norm"] = norm
+        numbers |= {} if norm is None else {"the gradient's norm": norm}
         self._loss_of_step = None
-        faults = self.faults(numbers)
+        faults = self.faults(numbers) if numbers else {}
         if faults:
+            # A fused optimiser under a scaler must find its gradients, and skips the step for what they are.
+            found_later = scaled and getattr(optimizer, "_step_supports_amp_scaling", False)
             for parameter in parameters:
-                parameter.grad = None
+                parameter.grad = torch.full_like(parameter, torch.nan) if found_later else None
             self.skip_step(faults)
         else:
             self.step_taken()
-            if gradient_clip_val is not None and gradient_clip_algorithm in (None, "norm"):
+            if norm is not None and gradient_clip_val is not None and gradient_clip_algorithm in (None, "norm"):
                 nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
             else:
                 self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
