@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..modules import ImageClassifier, NoiseMaskPretraining
 from ..modules.classification import evaluated_images
+from ..run_dir.writing import name_the_file, tolerate_full_disk, write_whole
 from .classification_tables import GroupScores, groups_table, logged_metrics, per_class_table, score_groups
 from .confusion_picture import confusion_figure
 from .pictures import log_picture, png
@@ -68,19 +69,24 @@ class ClassificationReport(Callback):
         datamodule = getattr(trainer, "datamodule", None)
         names = getattr(datamodule, "class_names", None) or [str(label) for label in range(logits.shape[1])]
         folder = self._folder(trainer, stage)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / PER_CLASS).write_text(per_class_table(logits, labels, names))
+        files: dict[str, str | bytes] = {PER_CLASS: per_class_table(logits, labels, names)}
         if labels.dim() == 1:
             ways: dict[str, list[str]] = getattr(datamodule, "class_groups", {})
             groups = score_groups(logits, labels, ways)
-            (folder / GROUPS).write_text(groups_table(groups))
             figure = confusion_figure(_count(logits, labels), names, ways.get("anatomy"), _title(stage, groups[0]))
             picture = png(figure)
-            (folder / PICTURE).write_bytes(picture)
+            files |= {GROUPS: groups_table(groups), PICTURE: picture}
             log_picture(trainer, f"{stage}/confusion", picture, step)
             for logger in trainer.loggers:  # past Lightning, which would print them all, more than a hundred
                 logger.log_metrics(logged_metrics(groups, stage), step=step)
-        rank_zero_info(f"Report on the {stage} split written to {folder}")
+        if stage == "test":
+            room = name_the_file(folder, "The scores are in the log. Make room and run the test again.")
+        else:
+            room = tolerate_full_disk(folder, "this validation's report is left out.")
+        with room:
+            for name, content in files.items():
+                write_whole(folder / name, content)
+            rank_zero_info(f"Report on the {stage} split written to {folder}")
 
     def _folder(self, trainer: Trainer, stage: str) -> Path:
         return Path(self.folder or trainer.default_root_dir) / stage

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +13,7 @@ from rich.table import Table
 
 from ..modules import CodePolicy
 from ..modules.code_evaluation import CONFIDENCE, Measurement, each_once, gather, measure, outcome
+from ..run_dir.writing import name_the_file, write_whole
 from .dataset_facts import dataset_facts
 from .results import as_json, described, measured, table_row
 
@@ -81,10 +81,11 @@ class CompletionTable(Callback):
         }
         result["numerics"] |= {"processes": trainer.world_size, "precision": str(trainer.precision)}
         folder = self._folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / COMPLETIONS, "".join(as_json(table_row(row)) + "\n" for row in rows))
-        _write(folder / RESULTS, as_json(result, indent=2) + "\n")
         show(measurement, mode, rows, self.failures)
+        way_out = "Make room and run the test again: the same seed and CPU give the same numbers."
+        with name_the_file(f"{folder / COMPLETIONS} and {RESULTS}", way_out):
+            write_whole(folder / COMPLETIONS, "".join(as_json(table_row(row)) + "\n" for row in rows))
+            write_whole(folder / RESULTS, as_json(result, indent=2) + "\n")
         Console().print(f"Written to {folder / RESULTS} and {folder / COMPLETIONS}", soft_wrap=True, highlight=False)
 
     def _folder(self, trainer: Trainer) -> Path:
@@ -107,10 +108,3 @@ def show(measurement: Measurement, mode: str, rows: Sequence[Row], failures: int
     for row in [row for row in rows if not row["passed"]][:failures]:
         line = f"{row['task_id']} sample {row['sample']}: {outcome(row)}: {row['detail']}"
         console.print(line, markup=False, highlight=False, overflow="ellipsis", no_wrap=True)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -21,7 +23,8 @@ class Exportable(Protocol):
 class ModelExport(Callback):
     """At the end of ``fit``, write the trained model into ``<run directory>/model`` in its field's usual format.
 
-    Language and reward models become folders for ``from_pretrained``, classifiers a plain state dict.
+    Language and reward models become folders for ``from_pretrained``, classifiers a plain state dict. The folder is
+    there when all of it is written, and not before.
 
     Args:
         folder: another place; an existing folder that is not empty is an error.
@@ -44,9 +47,33 @@ class ModelExport(Callback):
         """Write the model once, on rank 0."""
         if trainer.is_global_zero and isinstance(pl_module, Exportable):
             folder = self._folder(trainer)
-            folder.mkdir(parents=True, exist_ok=True)
-            pl_module.export(folder)
+            _export(pl_module, folder)
             rank_zero_info(f"Model written to {folder}")
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "model"
+
+
+def _export(module: Exportable, folder: Path) -> None:
+    """Write beside the folder and rename: half a model would be found by the next stage, and refuse the next try."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        module.export(partial)
+        os.replace(partial, folder)
+    except Exception as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if not _of_the_disk(error):
+            raise
+        raise OSError(
+            f"the trained model could not be written to {folder}: {error}. The training is done, and the run's last "
+            "checkpoint holds the model if there is one: make room and resume the run, which writes the model again."
+        ) from error
+
+
+def _of_the_disk(error: Exception) -> bool:
+    """Torch and safetensors have exceptions of their own for a disk that takes no more."""
+    from safetensors import SafetensorError
+
+    return isinstance(error, OSError | SafetensorError) or "inline_container.cc" in str(error)

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ..modules.noise_mask import NoiseMaskPretraining
+from ..run_dir.writing import tolerate_full_disk, write_whole
 from .pictures import log_picture, png
 
 if TYPE_CHECKING:
@@ -85,7 +86,8 @@ class MaskGallery(Callback):
         """Draw the final masks."""
         if isinstance(pl_module, NoiseMaskPretraining):
             path = self._draw(trainer, pl_module)
-            rank_zero_info(f"Masks drawn in {path}")
+            if path.is_file():
+                rank_zero_info(f"Masks drawn in {path}")
 
     def _draw(self, trainer: Trainer, module: NoiseMaskPretraining) -> Path:
         path = Path(trainer.default_root_dir) / "masks" / f"iteration_{module.iteration:06d}.png"
@@ -94,8 +96,8 @@ class MaskGallery(Callback):
         images, titles = self._examples
         drawn, expected = module.draw_masks(images.to(module.device))
         picture = png(mask_figure(images.cpu(), expected.cpu(), drawn.cpu(), titles))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(picture)
+        with tolerate_full_disk(path):
+            write_whole(path, picture)
         self._drawn_at = module.iteration
         log_picture(trainer, "masks", picture, module.iteration)
         return path

@@ -9,6 +9,8 @@ import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from ..run_dir.writing import tolerate_full_disk
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -29,4 +31,5 @@ def log_picture(trainer: Trainer, name: str, picture: bytes, step: int) -> None:
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             pixels = np.asarray(Image.open(BytesIO(picture)).convert("RGB"))
-            logger.experiment.add_image(name, pixels, step, dataformats="HWC")
+            with tolerate_full_disk(f"TensorBoard's picture {name}", "the picture is left out."):
+                logger.experiment.add_image(name, pixels, step, dataformats="HWC")

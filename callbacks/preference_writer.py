@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from ..modules.code_evaluation import gather
+from ..run_dir.writing import name_the_file, write_whole
 from .pair_choice import PairChoice, PairLabel, Sample, candidates, choose_pairs
 
 _SAMPLE_KEYS = ("task_id", "prompt", "completion", "passed", "status", "truncated", "reward")
@@ -82,7 +82,6 @@ class PreferenceWriter(BasePredictionWriter):
         if not trainer.is_global_zero:
             return
         folder = self._folder(trainer)
-        folder.mkdir(parents=True, exist_ok=True)
         # The samples cost the time, so they are on the disk before anything is made of them.
         _write(folder / "samples.jsonl", [{key: sample.get(key) for key in _SAMPLE_KEYS} for sample in samples])
         groups: dict[tuple[str, str], list[Sample]] = defaultdict(list)
@@ -138,7 +137,5 @@ def in_order(parts: Sequence[Sequence[tuple[int, Any]]]) -> list[Any]:
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write whole or not at all."""
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    os.replace(partial, path)
+    with name_the_file(path, "Make room and sample again."):
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))

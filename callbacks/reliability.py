@@ -16,6 +16,7 @@ from ..modules.code_evaluation import each_once, gather
 from ..modules.policy import PolicyCallback, PolicyModule
 from ..modules.prompts import records_of
 from ..rollout import Rollout
+from ..run_dir.writing import name_the_file, write_whole
 from .probe import Probed, Record, Watch, check_prompts, probe_records, probed, sample_probe
 from .reliability_plot import draw
 from .reliability_report import Row, Settings, as_json, candidates, check_enough, matrices, report, show
@@ -160,10 +161,10 @@ class RewardReliability(PolicyCallback):
         check_enough(len(tasks), self.settings.bins)
         keep = min(self.keep, rewards.shape[1])
         found = report(rewards, passed, candidates(keep, self.powers, self.high, self.low), self.settings)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / REPORT).write_text(json.dumps(as_json(found, left_out), indent=2, allow_nan=False) + "\n")
-        draw(found, folder / PICTURE)
         show(found)
+        with name_the_file(folder / REPORT, "Make room and run the test again."):
+            write_whole(folder / REPORT, json.dumps(as_json(found, left_out), indent=2, allow_nan=False) + "\n")
+            draw(found, folder / PICTURE)
         rank_zero_info(f"Written to {folder / REPORT} and {folder / PICTURE}")
 
     def _follow(self, trainer: Trainer, module: CodePolicy, now: Probed) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..functional import kl_divergence
 from ..modules.policy import PolicyCallback, PolicyModule
 from ..rollout import Rollout
+from ..run_dir.writing import append_whole, tolerate_full_disk, write_whole
 
 ROLLOUTS = "rollouts.jsonl"
 Row = dict[str, Any]
@@ -25,8 +26,9 @@ class RolloutTable(PolicyCallback):
 
     List it before a filter (the command line does that), so that it sees the responses that are dropped too: they have
     ``kept`` false and no KL, because nothing was computed for them. Rewards are the scores before any KL penalty;
-    ``verdict`` is there where the reward ran the tests. Each line is one write at the file's end: a run that is killed
-    leaves whole lines, and a resumed one goes on behind them.
+    ``verdict`` is there where the reward ran the tests. A run that is killed leaves whole lines. A resumed one drops
+    those of iterations that its checkpoint does not know, which it writes again; in a file at another ``path``, which
+    may be other runs', too, it goes on at the end. Without room on the disk an entry is left out, with a warning.
 
     Args:
         every_n_iterations: iterations from one entry to the next; the first iteration is always in it.
@@ -57,6 +59,8 @@ class RolloutTable(PolicyCallback):
         path = self._path(trainer)
         if trainer.is_global_zero:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if self.path is None and isinstance(pl_module, PolicyModule) and pl_module.iteration > 0:
+                _drop_later(path, pl_module.iteration)
             _end_last_line(path)
 
     def on_rollout(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> Rollout:
@@ -75,17 +79,14 @@ class RolloutTable(PolicyCallback):
             self._append(self._path(trainer), _rows(sampled, rollout, module.iteration, self.max_rows))
 
     def _append(self, path: Path, rows: list[Row]) -> None:
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        try:
-            for row in rows:
-                line = (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", errors="backslashreplace")
-                if os.fstat(file).st_size + len(line) > self.max_megabytes * 1e6:
-                    self._full = True
-                    rank_zero_warn(f"{path} has reached max_megabytes={self.max_megabytes}; it grows no more")
-                    return
-                os.write(file, line)
-        finally:
-            os.close(file)
+        lines = [(json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace") for row in rows]
+        room = self.max_megabytes * 1e6 - (path.stat().st_size if path.exists() else 0)
+        whole = sum(size <= room for size in accumulate(map(len, lines)))
+        with tolerate_full_disk(path, "the completions of this iteration are left out."):
+            append_whole(path, b"".join(lines[:whole]))
+        if whole < len(lines):
+            self._full = True
+            rank_zero_warn(f"{path} has reached max_megabytes={self.max_megabytes}; it grows no more")
 
     def _path(self, trainer: Trainer) -> Path:
         return Path(self.path) if self.path else Path(trainer.default_root_dir) / ROLLOUTS
@@ -125,3 +126,11 @@ def _end_last_line(path: Path) -> None:
     if path.is_file() and not path.read_bytes().endswith(b"\n") and path.stat().st_size:
         with path.open("ab") as file:
             file.write(b"\n")
+
+
+def _drop_later(path: Path, iteration: int) -> None:
+    """Keep the whole lines up to an iteration."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+    kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["iteration"] <= iteration]
+    if len(kept) < len(lines):
+        write_whole(path, b"".join(kept))

@@ -13,6 +13,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tamis.run_dir.events_file import EventsFile
 
+# Its writer has a thread, whose end comes to light in whichever test is next.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 Limit = Callable[[int], AbstractContextManager[None]]
 
 
@@ -38,7 +40,6 @@ def test_steps_behind_the_checkpoint_are_hidden_when_a_run_is_resumed(tmp_path: 
     assert all(path.name.startswith("events.out.tfevents") for path in tmp_path.iterdir())
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_full_disk_stops_the_file_and_nothing_else(files_of: Limit, tmp_path: Path) -> None:
     logger = EventsFile(tmp_path)
     log(logger, range(5))
@@ -56,7 +57,6 @@ def test_a_full_disk_stops_the_file_and_nothing_else(files_of: Limit, tmp_path: 
     assert steps(tmp_path) == [0, 1, 2, 3, 4]
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_disk_that_is_full_from_the_start(files_of: Limit, tmp_path: Path) -> None:
     logger = EventsFile(tmp_path)
     with files_of(10), pytest.warns(match="TensorBoard's file"):

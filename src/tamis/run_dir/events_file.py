@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import DummyExperiment  # type: ignore[attr-defined]
 from lightning.pytorch.utilities import rank_zero_only
 
-from .full_disk import is_out_of_room, warn_out_of_room
+from .writing import is_out_of_room, warn_out_of_room
 
 
 class EventsFile(TensorBoardLogger):

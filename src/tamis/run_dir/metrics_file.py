@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from torch import Tensor
 
-from .full_disk import is_out_of_room, warn_out_of_room
+from .writing import append_whole, is_out_of_room, warn_out_of_room, write_whole
 
 METRICS, TIMING = "metrics.csv", "timing.csv"
 _TIMING = "timing/"
@@ -133,7 +132,7 @@ class _Table:
                 self._add(rows, row)
             write_whole(self.path, _text(rows, columns, header=True))
         else:
-            _append(self.path, _text(self.pending, columns, header=False))
+            append_whole(self.path, _text(self.pending, columns, header=False).encode())
         self._again -= set(map(_kind, self.pending))
         self._columns, self._cut, self.pending = columns, None, []
 
@@ -152,36 +151,6 @@ def read_rows(path: Path) -> tuple[list[Row], bool]:
     text = data[: data.rfind(b"\n") + 1].decode("utf-8", errors="replace")
     rows = [{name: cell for name, cell in row.items() if name and cell} for row in csv.DictReader(io.StringIO(text))]
     return rows, len(data) == data.rfind(b"\n") + 1
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file so that a kill or a full disk leaves the old one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # else a machine's end could leave the new name on an empty file
-        os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _append(path: Path, text: str) -> None:
-    """Add lines at the file's end; if there is no room for all of them, for none."""
-    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-    size = os.fstat(file).st_size
-    try:
-        data = memoryview(text.encode())
-        while data:
-            data = data[os.write(file, data) :]
-    except OSError:
-        os.ftruncate(file, size)
-        raise
-    finally:
-        os.close(file)
 
 
 def _until(path: Path, rows: list[Row], keep_until: int | None) -> list[Row]:
