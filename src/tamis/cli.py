@@ -13,14 +13,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from . import callbacks, datamodules, modules
 from .callbacks import Filtration, PolicyUpdate
-from .explain import explain, raised_by_tamis
+from .config_file import ConfigFile
+from .explain import explain, told
 
 # Said of every run, and true of none that matters: our run directories are new, and no validation file is a choice.
 _HARMLESS = (
@@ -87,7 +87,7 @@ class TamisCLI(LightningCLI):
         kwargs.setdefault("allow_abbrev", False)  # a misspelt flag is an error, not another flag's beginning
         kwargs.setdefault("dump_header", [f"tamis {_version()}"])
         parser = TamisParser(**kwargs)
-        parser.add_argument("-c", "--config", action="config", help="Path to a configuration file in YAML.")
+        parser.add_argument("-c", "--config", action=ConfigFile, help="Path to a configuration file in YAML.")
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -163,13 +163,14 @@ def run(args: Sequence[str] | None = None) -> TamisCLI:
 
 
 def main() -> None:
-    """The console script: an error that tamis itself raises is its message; any other keeps its stack."""
+    """The console script: an error in what the user gave is its message; any other keeps its stack."""
     try:
         run()
-    except (ValueError, RuntimeError, OSError, ImportError, MisconfigurationException) as error:
-        if os.environ.get("TAMIS_TRACEBACK") or not raised_by_tamis(error):
+    except Exception as error:
+        text = None if os.environ.get("TAMIS_TRACEBACK") else told(error)
+        if text is None:
             raise
-        print(f"\ntamis: error: {error}\n(TAMIS_TRACEBACK=1 shows where.)", file=sys.stderr)
+        print(f"\ntamis: error: {text}\n(TAMIS_TRACEBACK=1 shows where.)", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -104,7 +104,9 @@ def select(
     if strategy == "none":
         keep = n
     if not 1 <= keep <= n:
-        raise ValueError(f"keep must lie between 1 and the {n} responses of a group, got {keep}")
+        raise ValueError(
+            f"keep must lie between 1 and the {n} responses of a group, got {keep}; keep fewer or sample more"
+        )
     if strategy == "none":
         return torch.arange(n, device=rewards.device).expand(p, n).contiguous()
     if mode == "sample":
