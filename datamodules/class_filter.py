@@ -30,6 +30,11 @@ def filter_classes(
                 raise ValueError(f"no class fits the pattern {pattern} of {option}; {_near(pattern, names)}")
     kept = [name for name in names if (only is None or _fits(name, only)) and not _fits(name, without or ())]
     if len(kept) < 2:
+        if not (only or without):
+            raise ValueError(
+                f"the data has {len(names)} class{'' if len(names) == 1 else 'es'} ({_text(names)}); a classifier "
+                "needs two to tell apart, so give data with more"
+            )
         left = f"one class, {kept[0]}" if kept else "no class"
         raise ValueError(
             f"of {len(names)} classes, only: {_text(only)} and without: {_text(without)} leave {left}; a classifier "

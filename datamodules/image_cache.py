@@ -40,7 +40,7 @@ class MappedImages(ImageSource):
 
     def __init__(self, file: Path, square: SquareCrop) -> None:
         self.file, self.square = file, square
-        self._images = np.load(file, mmap_mode="r")
+        self._images = np.load(file, mmap_mode="r", allow_pickle=False)
 
     def __reduce__(self) -> tuple[type[MappedImages], tuple[Path, SquareCrop]]:
         """By name: a pickled map would carry all images along to processes that are not forked."""

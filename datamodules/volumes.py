@@ -14,6 +14,8 @@ NIFTI_SUFFIXES = (".nii", ".nii.gz")
 DICOM_SUFFIXES = frozenset({".dcm", ".dicom"})
 #: What Pillow opens; those come here that are not grey or RGB of 8 bits: 16 bits, floats, printing colours.
 PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"})
+#: NumPy's own.
+ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
 #: What a DICOM file has behind 128 bytes of anything; many have no suffix, or a number.
 DICOM_MARK = b"DICM"
 #: ITU-R 601: how bright red, green and blue are.
@@ -208,19 +210,29 @@ def _read_nifti(path: Path) -> NDArray[np.float32]:
 
 def _read_other(path: Path) -> NDArray[np.float32]:
     """``[X, Y]`` or ``[X, Y, slices]``; of a picture with several channels the first."""
-    from monai.data.image_reader import NumpyReader, PILReader
+    from monai.data.image_reader import PILReader
     from monai.transforms.io.array import LoadImage
 
     suffix = path.suffix.lower()
-    if suffix == ".npy":
-        arrays = NumpyReader()
-        return np.asarray(arrays.get_data(arrays.read(path))[0], dtype=np.float32)
+    if suffix in ARRAY_SUFFIXES:
+        return _read_array(path)
     if suffix in PICTURE_SUFFIXES:
         pictures = PILReader()
         values = np.asarray(pictures.get_data(pictures.read(path))[0], dtype=np.float32)
         return values if values.ndim == 2 else values[..., 0]
     loaded = LoadImage(image_only=True, ensure_channel_first=True)(path)  # tries whatever is installed
     return np.asarray(torch.as_tensor(loaded)[0], dtype=np.float32)
+
+
+def _read_array(path: Path) -> NDArray[np.float32]:
+    # Not by MONAI, whose older versions unpickle what is no array.
+    loaded: Any = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+        return np.asarray(loaded, dtype=np.float32)
+    with loaded:
+        if len(loaded.files) != 1:
+            raise ValueError(f"expected one array, got {', '.join(loaded.files) or 'none'}; save one image a file")
+        return np.asarray(loaded[loaded.files[0]], dtype=np.float32)
 
 
 def _missing(package: str) -> ImportError:

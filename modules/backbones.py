@@ -56,7 +56,14 @@ def save_classifier(folder: Path, network: nn.Module, backbone: str, num_classes
     return path
 
 
-def load_classifier(path: Path, network: nn.Module, backbone: str, num_classes: int, reset_head: bool = False) -> str:
+def load_classifier(
+    path: Path,
+    network: nn.Module,
+    backbone: str,
+    num_classes: int,
+    reset_head: bool = False,
+    label_kind: LabelKind | None = None,
+) -> str:
     """Copy a trained classifier's parameters into ``network``: all that are checked to fit, or none.
 
     Args:
@@ -65,6 +72,8 @@ def load_classifier(path: Path, network: nn.Module, backbone: str, num_classes: 
         backbone: what ``network`` is; the file must agree.
         num_classes: outputs of ``network``; the file must agree unless ``reset_head``.
         reset_head: leave the last layer as it is, to move on to other classes.
+        label_kind: of the data; a last layer that was trained for several labels an image says nothing of one class
+            out of all, nor the other way round. ``None`` is not compared.
 
     Returns:
         One sentence that says what was taken, what was left as it was, and what the file had beyond.
@@ -84,6 +93,7 @@ def load_classifier(path: Path, network: nn.Module, backbone: str, num_classes: 
         state = {name: tensor for name, tensor in state.items() if not in_head(name, network)}
     else:
         _check_classes(path, weights, network, num_classes)
+        _check_label_kind(path, weights, label_kind)
     check_fit(path, state, network, backbone)
     own = network.state_dict()
     taken = {name: tensor for name, tensor in state.items() if name in own}
@@ -107,4 +117,13 @@ def _check_classes(path: Path, weights: ClassifierWeights, network: nn.Module, n
         raise ValueError(
             f"{path} was trained on {found} classes, but the data has {num_classes}; "
             "use the same data, or set reset_head to start the last layer afresh"
+        )
+
+
+def _check_label_kind(path: Path, weights: ClassifierWeights, kind: LabelKind | None) -> None:
+    found = weights.label_kind
+    if kind is not None and found is not None and (kind == "multi") != (found == "multi"):
+        raise ValueError(
+            f"{path} was trained with label_kind {found}, and the data's labels are {kind}: its last layer means "
+            "something else; use the same data, or set reset_head to start the last layer afresh"
         )

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
+
+from ..torch_files import read_torch_file
 
 CLASSIFIER_FILE = "classifier.pt"
 #: What torch.compile, DistributedDataParallel and this package's modules put before the names of a network's tensors.
@@ -26,11 +26,13 @@ class ClassifierWeights(NamedTuple):
         state: the classifier's tensors, by the names that the bare network gives them.
         backbone: timm name, if the file says it.
         num_classes: if the file says it.
+        label_kind: of what it was trained on, if the file says it.
     """
 
     state: dict[str, Tensor]
     backbone: str | None
     num_classes: int | None
+    label_kind: str | None = None
 
 
 def read_weights(path: Path) -> ClassifierWeights:
@@ -48,15 +50,12 @@ def read_weights(path: Path) -> ClassifierWeights:
         raise FileNotFoundError(
             f"no weights at {file}; run the stage that exports them first (it writes <run_dir>/model/{CLASSIFIER_FILE})"
         )
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # options in the released code's checkpoints
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{file} cannot be read as weights: {reason}; give the {CLASSIFIER_FILE} that ModelExport wrote, "
-            "a checkpoint of an image module, or a state dict saved with torch.save"
-        ) from error
+    way_out = (
+        f"give the {CLASSIFIER_FILE} that ModelExport wrote, a checkpoint of an image module, or a state dict saved "
+        "with torch.save"
+    )
+    # The options in the released code's checkpoints are a Namespace.
+    content = read_torch_file(file, way_out, safe=[argparse.Namespace])
     tensors = _tensors(content)
     if tensors is None:
         raise ValueError(
@@ -64,11 +63,12 @@ def read_weights(path: Path) -> ClassifierWeights:
             "backbone, num_classes and state_dict, and a state dict has tensors by name"
         )
     options = content.get("hyper_parameters", content)
-    backbone, classes = options.get("backbone"), options.get("num_classes")
+    backbone, classes, kind = (options.get(name) for name in ("backbone", "num_classes", "label_kind"))
     return ClassifierWeights(
         _bare_names(tensors),
         backbone if isinstance(backbone, str) else None,
         classes if isinstance(classes, int) else None,
+        kind if isinstance(kind, str) else None,
     )
 
 

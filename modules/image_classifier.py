@@ -73,8 +73,9 @@ class ImageClassifier(ClassifierPart, SoundAutomaticSteps):
         """Build the network for the data's classes and load the weights to start from, once."""
         classes = self.take_data(stage)
         if self.weights is not None:
+            kind = self.loss.kind
             rank_zero_info(
-                load_classifier(Path(self.weights), self.classifier, self.backbone, classes, self.reset_head)
+                load_classifier(Path(self.weights), self.classifier, self.backbone, classes, self.reset_head, kind)
             )
             self.weights = None  # a test after the fit must see the trained network
         resumed = self.trainer.ckpt_path is not None

@@ -242,6 +242,11 @@ def test_a_range_that_is_none(window: tuple[float, float]) -> None:
 def test_arrays_are_read_as_monai_has_them(tmp_path: Path) -> None:
     np.save(tmp_path / "array.npy", PICTURE.T)  # x, y
     assert read_slice(tmp_path / "array.npy", intensity_range=WINDOW).tolist() == [BYTES]
+    np.savez(tmp_path / "array.npz", PICTURE.T)
+    assert read_slice(tmp_path / "array.npz", intensity_range=WINDOW).tolist() == [BYTES]
+    np.savez(tmp_path / "two.npz", first=PICTURE, second=PICTURE)
+    with pytest.raises(ValueError, match="expected one array, got first, second"):
+        read_slice(tmp_path / "two.npz")
 
 
 @pytest.mark.parametrize("name", ["deep.png", "deep.TIF"])

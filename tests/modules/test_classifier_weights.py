@@ -10,7 +10,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from tamis.modules import ImageClassifier, NoiseMaskPretraining
-from tamis.modules.backbones import build_backbone, load_classifier
+from tamis.modules.backbones import build_backbone, load_classifier, save_classifier
 from tamis.modules.classifier_weights import blocks_of
 
 State = dict[str, Tensor]
@@ -111,7 +111,7 @@ WRONG: dict[str, tuple[Callable[[State], object], str]] = {
     "a list": (lambda s: [1, 2], "holds no weights: it has a list"),
     "an empty file": (lambda s: {}, "holds no weights: it has no keys"),
     "another class count": (lambda s: s | {"fc.weight": torch.ones(9, 512), "fc.bias": torch.ones(9)}, "on 9 classes"),
-    "code": (lambda s: {"state_dict": s, "x": Path("/")}, "cannot be read as weights"),
+    "code": (lambda s: {"state_dict": s, "x": Path("/")}, r"holds pathlib\.\w+, which is no tensor and could run code"),
 }
 
 
@@ -136,5 +136,19 @@ def test_weights_without_counters_of_batches_are_whole(tmp_path: Path, donor: nn
 @pytest.mark.parametrize("text", ["", "hi\n", "no weights", "\x80\x02]q"])
 def test_a_file_that_is_no_torch_file_is_named(text: str, tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"text\.pt cannot be read as weights"):
+    with pytest.raises(ValueError, match=r"text\.pt cannot be read"):
         load_classifier(tmp_path / "text.pt", build_backbone("test_resnet", 4), "test_resnet", 4)
+
+
+def test_labels_of_another_kind_are_another_last_layer(tmp_path: Path, donor: nn.Module) -> None:
+    """As many labels as classes fit by their shapes, and would be taken for each other."""
+    save_classifier(tmp_path, donor, "resnet10t", 4, "multi")
+    network = build_backbone("resnet10t", 4)
+    before = copy_of(network)
+    with pytest.raises(ValueError, match="was trained with label_kind multi, and the data's labels are single"):
+        load_classifier(tmp_path, network, "resnet10t", 4, label_kind="single")
+    assert same(copy_of(network), before)
+    load_classifier(tmp_path, network, "resnet10t", 4, label_kind="multi")
+    load_classifier(tmp_path, network, "resnet10t", 4, reset_head=True, label_kind="single")
+    save_classifier(tmp_path, donor, "resnet10t", 4, "ordinal")
+    load_classifier(tmp_path, network, "resnet10t", 4, label_kind="single")
