@@ -187,11 +187,13 @@ class CodePolicy(EvaluatedPolicy):
         if self.reward_function is not None:
             self.reward_function.check(records)
 
-    def teardown(self, stage: str) -> None:
+    def close(self) -> None:
         """Stop whatever runs programs."""
-        self.verifier.close()
-        if self.reward_function is not None:
-            self.reward_function.close()
+        try:
+            self.verifier.close()
+        finally:
+            if self.reward_function is not None:
+                self.reward_function.close()
 
     def networks(self) -> dict[str, nn.Module]:
         """The policy, and the critic if there is one."""

@@ -132,15 +132,22 @@ class WeightedReward(Reward):
         return torch.stack(weighted).sum(dim=0)
 
     def close(self) -> None:
-        """Close every reward, also behind one that cannot be."""
-        errors = []
+        """Close every reward, also behind one that cannot be.
+
+        Raises:
+            RuntimeError: naming every reward that could not be closed, and why.
+        """
+        errors: list[tuple[str, Exception]] = []
         for reward in self._parts():
             try:
                 reward.close()
             except Exception as error:
-                errors.append(error)
+                errors.append((type(reward).__name__, error))
         if errors:
-            raise errors[0]
+            told = "; ".join(f"{name}: {type(error).__name__}: {error}" for name, error in errors)
+            raise RuntimeError(f"{len(errors)} of {len(self.rewards)} rewards could not be closed: {told}") from (
+                errors[0][1]
+            )
 
     def _parts(self) -> list[Reward]:
         return [part for part in self.rewards if isinstance(part, Reward)]

@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from .code_evaluation import EvaluationSettings, Measurement, each_once, gather, measure
@@ -15,6 +16,18 @@ Record = dict[str, Any]
 
 # What counts; the rest of a sample is for callbacks and need not travel between ranks here.
 _COUNTED = ("task_id", "prompt", "sample", "status", "passed", "extracted", "truncated")
+
+
+class CloseOnException(Callback):
+    """Gives back what a policy holds outside this process when its run ends by an error; there is no teardown then."""
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Close, and let no trouble with that hide the error itself."""
+        if isinstance(pl_module, EvaluatedPolicy):
+            try:
+                pl_module.close()
+            except Exception as error:
+                rank_zero_warn(f"after {type(exception).__name__}: {error}")
 
 
 class EvaluatedPolicy(PolicyModule):
@@ -35,6 +48,17 @@ class EvaluatedPolicy(PolicyModule):
     @abstractmethod
     def judged_samples(self, batch: Sequence[Record], n: int, temperature: float, top_p: float = 1.0) -> list[Record]:
         """N samples of every task in the batch, task by task, with their verdicts."""
+
+    def close(self) -> None:
+        """Give back what is held outside this process."""
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Lightning tears a module down after a good end only."""
+        return [CloseOnException()]
+
+    def teardown(self, stage: str) -> None:
+        """Stop whatever runs programs."""
+        self.close()
 
     def on_validation_epoch_start(self) -> None:
         """Start with no samples."""

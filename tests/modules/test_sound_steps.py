@@ -71,11 +71,11 @@ class Steps(PolicyUpdate):
 
     def update(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> dict[str, Tensor]:
         self.rewards.append(cast(Tensor, rollout.rewards))
-        taken = []
+        taken, none = [], {"loss": torch.nan, "infinite": torch.inf}
         for number in range(self.steps):
             fault = rollout.records[0]["fault"] if number == self.faulty else ""
             y = rollout.observations["y"] if number == 0 else cast(Pair, module).policy(rollout.observations["x"])
-            loss = _broken((y**2).sum(dim=1), fault, "gradient").sum() + (torch.nan if fault == "loss" else 0.0)
+            loss = _broken((y**2).sum(dim=1), fault, "gradient").sum() + none.get(fault, 0.0)
             environment = cast(Tensor, rollout.environment_loss).sum() if number == 0 else None
             taken.append({"update/loss": loss.detach(), **module.optimize(loss, environment, 1.0)})
         self.stats.append(mean_stats(taken))
@@ -114,7 +114,7 @@ def _equal(left: Sequence[Tensor], right: Sequence[Tensor]) -> bool:
     return len(left) == len(right) and all(map(torch.equal, left, right))
 
 
-@pytest.mark.parametrize("fault", ["reward", "loss", "gradient", "environment"])
+@pytest.mark.parametrize("fault", ["reward", "loss", "infinite", "gradient", "environment"])
 def test_a_skipped_iteration_is_as_if_it_had_never_been(fault: str) -> None:
     """To the bit: weights, batch statistics with their counters, and Adam's moments."""
     module, update, never = Pair(), Steps(), Pair()
@@ -124,6 +124,14 @@ def test_a_skipped_iteration_is_as_if_it_had_never_been(fault: str) -> None:
     assert (module.iteration, module.skipped_steps, module.faulty_in_a_row) == (5, 1, 0)
     assert all(bool(rewards.isfinite().all()) for rewards in update.rewards)
     assert all(parameter.grad is None or parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
+@pytest.mark.parametrize("fault", ["reward", "loss"])
+def test_a_first_step_that_is_skipped_leaves_what_was_initialised(fault: str) -> None:
+    module, untouched = Pair(), Pair()
+    with pytest.warns(UserWarning, match="no step at iteration 1"):
+        trainer = _fit(module, _batches([fault]), Steps())
+    assert _equal(_state(module, trainer), list(untouched.state_dict().values()))
 
 
 @pytest.mark.parametrize("fault", ["loss", "gradient"])
@@ -259,7 +267,7 @@ def _scaled(scale: float) -> MixedPrecision:
 def test_what_the_loss_scaler_skips_is_no_fault(make: Any) -> None:
     """Its first scale is too large by design; gradients overflow until it has come down."""
     module = make()
-    batches = _images([False] * 8) if isinstance(module, ImageClassifier) else _batches([""] * 8)
+    batches = _images([False] * 3) if isinstance(module, ImageClassifier) else _batches([""] * 3)
     update = [] if isinstance(module, ImageClassifier) else [Steps()]
     trainer = _fit(module, batches, *update, plugins=[_scaled(2.0**40)])
     assert module.skipped_steps == 0
@@ -273,8 +281,8 @@ def test_a_loss_that_is_no_number_is_a_fault_under_a_scaler_too(fused: bool) -> 
     modules = [ImageClassifier("test_resnet", num_classes=3, optimizer=make) for _ in range(2)]
     modules[1].load_state_dict(modules[0].state_dict())
     with pytest.warns(UserWarning, match="the loss is nan"):
-        trainer = _fit(modules[0], _images([False, True, False]), plugins=[_scaled(4.0)])
-    other = _fit(modules[1], _images([False] * 2), plugins=[_scaled(4.0)])
+        trainer = _fit(modules[0], _images([False, True]), plugins=[_scaled(4.0)])
+    other = _fit(modules[1], _images([False]), plugins=[_scaled(4.0)])
     assert modules[0].skipped_steps == 1
     for left, right in zip(_state(modules[0], trainer), _state(modules[1], other), strict=True):
         torch.testing.assert_close(left, right, atol=2e-3, rtol=2e-2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+import weakref
 from collections.abc import Sequence
 from concurrent.futures import Future
 from queue import SimpleQueue
@@ -39,7 +40,7 @@ class Sandbox:
     - ``namespace``: besides, candidate and test run where there are no files but Python's own, no network and no other
       processes (needs bubblewrap).
 
-    When this process ends without ``close``, the workers end too.
+    When this process ends without ``close``, or nobody has the sandbox any more, the workers end too.
 
     Args:
         workers: Programs that run at the same time; the number of free cores is a good choice.
@@ -55,20 +56,11 @@ class Sandbox:
         if workers < 1:
             raise ValueError(f"workers is {workers}; the sandbox needs at least 1.")
         self.limits = limits
-        self._owner = os.getpid()
-        self._closed = False
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
-        opened: Future[Worker] = Future()
-        # One thread for the whole life of a worker: Linux ties a server's death to the THREAD that started it.
-        self._threads = [threading.Thread(target=self._open, args=(isolation, opened), daemon=True)]
-        self._threads[0].start()
-        first = opened.result()
-        self.level = first.level
-        bwrap = find_bubblewrap() if self.level == "namespace" else None
-        self._workers = [first, *(Worker(self.level, bwrap) for _ in range(workers - 1))]
-        for worker in self._workers[1:]:
-            self._threads.append(threading.Thread(target=self._drive, args=(worker,), daemon=True))
-            self._threads[-1].start()
+        self._crew = _Crew(limits)
+        self._crew.open(workers, isolation)
+        self.level = self._crew.level
+        # The threads have the crew and not this object, which is thereby known to be given up when it is.
+        weakref.finalize(self, self._crew.close)
         if self.level == "process":
             warnings.warn(
                 "isolation='process' is not a sandbox: programs can read your files, use the network and kill your "
@@ -94,31 +86,11 @@ class Sandbox:
             RuntimeError: Called in a fork of the process that made this sandbox.
             OSError: A fork server could not be started.
         """
-        if self._closed:
-            raise SandboxClosedError("This sandbox is closed; make a new one.")
-        if os.getpid() != self._owner:
-            raise RuntimeError("This sandbox belongs to the process that forked this one; make a new one here.")
-        verdicts: dict[Program, Future[Verdict]] = {}
-        for program in programs:
-            if program not in verdicts:
-                verdicts[program] = Future()
-                self._jobs.put((program, verdicts[program]))
-        try:
-            return [verdicts[program].result() for program in programs]
-        finally:
-            for verdict in verdicts.values():
-                verdict.cancel()  # after Ctrl-C or an error, those that have not begun never will
+        return self._crew.run(programs)
 
     def close(self) -> None:
         """Kills what runs and ends the workers; may be called twice. Returns when no process is left."""
-        if os.getpid() != self._owner:
-            return  # threads and servers are not this process's to end
-        self._closed = True
-        for worker in self._workers:
-            self._jobs.put(None)
-            worker.interrupt()
-        for thread in self._threads:
-            thread.join()
+        self._crew.close()
 
     def __enter__(self) -> Self:
         return self
@@ -127,6 +99,64 @@ class Sandbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Crew:
+    """The workers of a sandbox, each with the thread that drives it."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits, self.level = limits, ""
+        self._owner = os.getpid()
+        self._closed = False
+        self._lock = threading.Lock()  # no job may come behind the word that there are no more
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._workers: list[Worker] = []
+
+    def open(self, workers: int, isolation: Isolation) -> None:
+        """Finds out what level there is with the first worker, and starts a thread for each of them."""
+        opened: Future[Worker] = Future()
+        # One thread for the whole life of a worker: Linux ties a server's death to the THREAD that started it.
+        self._threads = [threading.Thread(target=self._open, args=(isolation, opened), daemon=True)]
+        self._threads[0].start()
+        first = opened.result()
+        self.level = first.level
+        bwrap = find_bubblewrap() if self.level == "namespace" else None
+        self._workers = [first, *(Worker(self.level, bwrap) for _ in range(workers - 1))]
+        for worker in self._workers[1:]:
+            self._threads.append(threading.Thread(target=self._drive, args=(worker,), daemon=True))
+            self._threads[-1].start()
+
+    def run(self, programs: Sequence[Program]) -> list[Verdict]:
+        """See `Sandbox.run_many`."""
+        if os.getpid() != self._owner:
+            raise RuntimeError("This sandbox belongs to the process that forked this one; make a new one here.")
+        verdicts: dict[Program, Future[Verdict]] = {}
+        with self._lock:
+            if self._closed:
+                raise SandboxClosedError("This sandbox is closed; make a new one.")
+            for program in programs:
+                if program not in verdicts:
+                    verdicts[program] = Future()
+                    self._jobs.put((program, verdicts[program]))
+        try:
+            return [verdicts[program].result() for program in programs]
+        finally:
+            for verdict in verdicts.values():
+                verdict.cancel()  # after Ctrl-C or an error, those that have not begun never will
+
+    def close(self) -> None:
+        """See `Sandbox.close`."""
+        if os.getpid() != self._owner:
+            return  # threads and servers are not this process's to end
+        with self._lock:
+            self._closed = True
+        for worker in self._workers:
+            self._jobs.put(None)
+            worker.interrupt()
+        for thread in self._threads:
+            if thread is not threading.current_thread():  # which may be the one that lets go of the sandbox
+                thread.join()
 
     def _open(self, isolation: Isolation, opened: Future[Worker]) -> None:
         """The life of the first worker's thread, which finds out what level there is."""
