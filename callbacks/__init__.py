@@ -1,6 +1,7 @@
 """Callbacks: how a policy learns (filtration, updates) and what people see of it (metrics, pictures, reports)."""
 
 from ..modules.policy import PolicyCallback, PolicyUpdate
+from .checkpoints import RunCheckpoints
 from .classification_report import ClassificationReport
 from .completion_table import CompletionTable
 from .environment import EnvironmentUpdate
@@ -39,4 +40,5 @@ __all__ = [
     "ModelExport",
     "LastEpochsAverage",
     "FaultGuard",
+    "RunCheckpoints",
 ]
