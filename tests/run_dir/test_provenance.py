@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 import subprocess
@@ -162,7 +161,4 @@ def test_a_command_without_secrets_stays_as_it_is() -> None:
 def test_no_environment_variable_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_TOKEN", SECRET)
     write_provenance(tmp_path, ["tamis", "fit"], 0, {})
-    text = (tmp_path / "run.json").read_text()
-    assert SECRET not in text
-    home = os.environ.get("HOME", "")
-    assert len(home) < 4 or home not in text
+    assert SECRET not in (tmp_path / "run.json").read_text()
