@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from .model_errors import reading
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _CONFIG = "adapter_config.json"
+_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # peft's name for the first adapter, so that what we write is what everybody reads.
 _TRAINED, _REFERENCE = "default", "reference"
 
@@ -33,7 +36,12 @@ def base_of(model_name_or_path: str) -> str:
     if not is_adapter(model_name_or_path):
         return model_name_or_path
     file = Path(model_name_or_path) / _CONFIG
-    config = json.loads(file.read_text())
+    try:
+        config = json.loads(file.read_text())
+    except ValueError as error:  # neither JSON nor UTF-8
+        raise ValueError(f"{file} is not valid JSON ({error}); export the adapter again") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} must hold an object, got {type(config).__name__}; export the adapter again")
     base, kind = config.get("base_model_name_or_path"), config.get("peft_type")
     if kind != "LORA":
         raise ValueError(
@@ -41,7 +49,7 @@ def base_of(model_name_or_path: str) -> str:
         )
     if not isinstance(base, str) or not base:
         raise ValueError(f"{file} names no base_model_name_or_path; write the folder of the adapter's base model there")
-    if base.endswith(".gguf") and not Path(base).is_file():
+    if (base.endswith(".gguf") or Path(base).is_absolute()) and not Path(base).exists():
         raise FileNotFoundError(f"{file} names the base {base}, which is not there; write its place there")
     return base
 
@@ -73,11 +81,15 @@ def load_lora(model: Any, folder: str, rank: int) -> PreTrainedModel:  # noqa: A
         rank: the one that was asked for, 0 for whatever the adapter has.
 
     Raises:
-        ValueError: if another rank was asked for than the adapter has.
+        FileNotFoundError: if the folder has no weights.
+        ValueError: if another rank was asked for than the adapter has, or its files cannot be read.
     """
     from peft import PeftModel
 
-    adapted: Any = PeftModel.from_pretrained(model, folder, is_trainable=True)
+    if not any((Path(folder) / name).is_file() for name in _WEIGHTS):  # peft would ask the hub for them
+        raise FileNotFoundError(f"{folder} has an {_CONFIG} and no {_WEIGHTS[0]}; copy or export the adapter again")
+    with reading(folder, "adapter"):
+        adapted: Any = PeftModel.from_pretrained(model, folder, is_trainable=True)
     given = adapted.peft_config[_TRAINED].r
     if rank not in (0, given):
         raise ValueError(

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .adapters import add_lora, base_of, is_adapter, load_lora, merged, save_adapter
+from .model_errors import reading, whole
 from .model_source import locate, source
 
 if TYPE_CHECKING:
@@ -24,13 +25,16 @@ def load_tokenizer(model_name_or_path: str) -> PreTrainedTokenizerBase:
 
     Raises:
         FileNotFoundError: for a path that does not exist.
-        ValueError: for a tokenizer without an end token, which could never end a response.
+        ValueError: for files that cannot be read, and a tokenizer without an end token, which could never end a
+            response.
     """
     from transformers import AutoTokenizer
 
     if not (Path(model_name_or_path) / "tokenizer_config.json").is_file():
         model_name_or_path = base_of(model_name_or_path)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**source(locate(model_name_or_path)))
+    arguments = source(locate(model_name_or_path))
+    with reading(model_name_or_path, "tokenizer"):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**arguments)
     if tokenizer.eos_token_id is None:
         raise ValueError(f"the tokenizer of {model_name_or_path} has no end token; set its eos_token and save it again")
     if tokenizer.pad_token_id is None:
@@ -55,13 +59,15 @@ def load_causal_lm(
 
     Raises:
         FileNotFoundError: for a path that does not exist.
-        ValueError: for an adapter of another rank or kind.
+        ValueError: for an adapter of another rank or kind, and for files that cannot be read or lack weights.
     """
     from transformers import AutoModelForCausalLM
 
+    if lora_rank < 0:
+        raise ValueError(f"lora_rank must be at least 1, or 0 to train the whole model, got {lora_rank}")
     base = base_of(model_name_or_path)
     place = locate(base)
-    model: Any = AutoModelForCausalLM.from_pretrained(**source(place), dtype=getattr(torch, dtype))
+    model = _load(AutoModelForCausalLM, base, place, dtype)
     if gradient_checkpointing:
         checkpoint_layers(model)
     if Path(place).suffix == ".gguf":
@@ -85,11 +91,19 @@ def load_trunk(model_name_or_path: str, dtype: Precision = "float32") -> PreTrai
         trunk: Any = causal.get_decoder().requires_grad_(True)
     else:
         place = locate(model_name_or_path)
-        trunk = AutoModel.from_pretrained(**source(place), dtype=getattr(torch, dtype))
+        trunk = _load(AutoModel, model_name_or_path, place, dtype)
         if Path(place).suffix == ".gguf":
             _forget_quantisation(trunk)
     loaded: PreTrainedModel = trunk
     return loaded
+
+
+def _load(kind: Any, name: str, place: str, dtype: Precision) -> Any:  # noqa: ANN401 - transformers' classes
+    """All weights of a model, as ``kind`` (an ``AutoModel...``) puts it together."""
+    arguments = source(place)
+    with reading(name, "model"):
+        loaded = kind.from_pretrained(**arguments, dtype=getattr(torch, dtype), output_loading_info=True)
+    return whole(loaded, name)
 
 
 def checkpoint_layers(model: Any) -> None:  # noqa: ANN401

@@ -43,7 +43,7 @@ def source(model_name_or_path: str) -> dict[str, Any]:
     """
     path = Path(model_name_or_path)
     if path.suffix == ".gguf" and path.is_file():
-        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+        return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name, "trust_remote_code": False}
     # A hub name is "name" or "owner/name"; anything else can only be meant as a path.
     looks_like_path = path.is_absolute() or model_name_or_path.startswith(".") or len(path.parts) > 2
     if (looks_like_path or path.suffix == ".gguf") and not path.is_dir():

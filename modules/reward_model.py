@@ -27,6 +27,7 @@ from .language_model import (
     pad,
     tokenize,
 )
+from .model_errors import reading
 from .pair_metrics import PairScore, each_pair_once, measure_pairs, pair_scores
 from .prompts import check_prompt_format, records_of
 from .scalar_head import ScalarHeadModel
@@ -57,7 +58,10 @@ class RewardSettings(NamedTuple):
 def saved_settings(model_name_or_path: str) -> RewardSettings:
     """How the reward model in a folder was trained to read texts, so that whoever scores with it reads alike."""
     file = Path(model_name_or_path) / _SETTINGS_FILE
-    return RewardSettings(**json.loads(file.read_text())) if file.is_file() else RewardSettings()
+    if not file.is_file():
+        return RewardSettings()
+    with reading(model_name_or_path, _SETTINGS_FILE):
+        return RewardSettings(**json.loads(file.read_text()))
 
 
 class RewardModel(SoundAutomaticSteps):

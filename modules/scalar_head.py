@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .language_model import Precision, TokenBatch, checkpoint_layers, disable_dropout, load_trunk, padding_last, scatter
+from .model_errors import reading
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,6 +73,7 @@ class ScalarHeadModel(nn.Module):
 
         Raises:
             FileNotFoundError: for a path that does not exist.
+            ValueError: for files that cannot be read.
         """
         from safetensors.torch import load_file
 
@@ -83,9 +85,10 @@ class ScalarHeadModel(nn.Module):
         model = cls(trunk)
         folder = Path(model_name_or_path)
         if (folder / _HEAD_FILE).is_file():
-            model.head.load_state_dict(load_file(folder / _HEAD_FILE))
-            config = json.loads((folder / _CONFIG_FILE).read_text())
-            model.reward_mean, model.reward_std = config["reward_mean"], config["reward_std"]
+            with reading(model_name_or_path, "reward head"):
+                model.head.load_state_dict(load_file(folder / _HEAD_FILE))
+                config = json.loads((folder / _CONFIG_FILE).read_text())
+                model.reward_mean, model.reward_std = float(config["reward_mean"]), float(config["reward_std"])
             model.has_trained_head = True
         return model
 

@@ -275,7 +275,7 @@ def test_what_does_not_fit(tiny_model: str, adapter: str, tmp_path: Path) -> Non
     changes: list[tuple[dict[str, Any], type[Exception], str]] = [
         ({"peft_type": "IA3"}, ValueError, "peft_type 'IA3'; only LORA"),
         ({"base_model_name_or_path": None}, ValueError, "names no base_model_name_or_path"),
-        ({"base_model_name_or_path": "/no/such/model"}, FileNotFoundError, "no model folder '/no/such/model'"),
+        ({"base_model_name_or_path": "/no/such/model"}, FileNotFoundError, "names the base /no/such/model"),
         ({"base_model_name_or_path": "/no/model.gguf"}, FileNotFoundError, "names the base /no/model.gguf"),
     ]
     for change, error, says in changes:

@@ -25,7 +25,7 @@ def test_the_file_in_a_package(package: Path) -> None:
     (package / "model.Q4.gguf").touch()
     assert locate("package:carries-a-model") == str(package / "model.Q4.gguf")
     found = {"pretrained_model_name_or_path": str(package), "gguf_file": "model.Q4.gguf"}
-    assert source(locate("package:carries-a-model")) == found
+    assert source(locate("package:carries-a-model")) == found | {"trust_remote_code": False}
 
 
 @pytest.mark.parametrize("name", ["no-such-package", "../model", ""])
