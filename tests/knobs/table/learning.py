@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from tamis.callbacks import (
+    FaultGuard,
     Filtration,
     ImitationUpdate,
     PolicyCallback,
@@ -21,6 +20,7 @@ from tamis.callbacks import (
     PreferenceUpdate,
     ReinforceUpdate,
     RolloutTable,
+    RunCheckpoints,
 )
 from tamis.modules import ActionEvaluation, PolicyModule
 from tamis.rollout import Rollout
@@ -104,28 +104,34 @@ class Kept(PolicyCallback):
         return rollout
 
 
-def learn(folder: Path, *callbacks: Callback, critic: bool = True) -> dict[str, Any]:
-    """Four iterations of two prompts each."""
+def learn(
+    folder: Path, *callbacks: Callback, critic: bool = True, faulty: bool = False, checkpoint: Path | None = None
+) -> dict[str, Any]:
+    """Four iterations of two prompts each, ``faulty`` ones with rewards that are no numbers; from a checkpoint on."""
     module = Letters(critic=critic)
-    trainer = Trainer(max_epochs=-1, callbacks=list(callbacks), default_root_dir=folder, **QUIET)
-    trainer.fit(module, DataLoader(torch.arange(PROMPTS), batch_size=2))  # type: ignore[arg-type]
+    if faulty:
+        module.drawn.rewards = torch.full((PROMPTS * N,), torch.nan)
+    options = QUIET | {"enable_checkpointing": any(isinstance(callback, RunCheckpoints) for callback in callbacks)}
+    trainer = Trainer(max_epochs=-1, callbacks=list(callbacks), default_root_dir=folder, **options)
+    prompts: Any = torch.arange(PROMPTS)
+    trainer.fit(module, DataLoader(prompts, batch_size=2), ckpt_path=checkpoint, weights_only=True)
     return {"weights": {n: p.detach() for n, p in module.named_parameters()}, "passes": module.passes}
 
 
-def _ppo(see: str, material: Any, folder: Path, options: Options) -> Any:
-    return learn(folder, Filtration("best_worst"), PPOUpdate(**options))[see]
+def _ppo(material: Any, folder: Path, options: Options) -> Any:
+    return learn(folder, Filtration("best_worst"), PPOUpdate(**options))
 
 
-def _reinforce(see: str, material: Any, folder: Path, options: Options) -> Any:
-    return learn(folder, ReinforceUpdate(**options), critic=False)[see]
+def _reinforce(material: Any, folder: Path, options: Options) -> Any:
+    return learn(folder, ReinforceUpdate(**options), critic=False)
 
 
-def _imitate(see: str, material: Any, folder: Path, options: Options) -> Any:
-    return learn(folder, Filtration("best_of_n", keep=1), ImitationUpdate(**options), critic=False)[see]
+def _imitate(material: Any, folder: Path, options: Options) -> Any:
+    return learn(folder, Filtration("best_of_n", keep=1), ImitationUpdate(**options), critic=False)
 
 
-def _prefer(see: str, material: Any, folder: Path, options: Options) -> Any:
-    return learn(folder, Filtration("best_worst"), PreferenceUpdate(**options), critic=False)[see]
+def _prefer(material: Any, folder: Path, options: Options) -> Any:
+    return learn(folder, Filtration("best_worst"), PreferenceUpdate(**options), critic=False)
 
 
 def _filter(material: Any, folder: Path, options: Options) -> Any:
@@ -142,79 +148,97 @@ def _table(material: Any, folder: Path, options: Options) -> Any:
     return {name: [(json.loads(text)["iteration"], len(text)) for text in rows] for name, rows in lines.items()}
 
 
-def _parts(learner: Any) -> Mapping[str, Any]:
-    return {see: partial(learner, see) for see in ("weights", "passes")}
+def _guarded(material: Any, folder: Path, options: Options) -> Any:
+    return learn(folder, FaultGuard(**options), ReinforceUpdate("none"), critic=False, faulty=True)
+
+
+def _checkpoints(material: Any, folder: Path, options: Options) -> Any:
+    if "folder" in options:
+        options["folder"] = str(folder / options["folder"])
+    learn(folder, RunCheckpoints(**options), ReinforceUpdate("none"), critic=False)
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.ckpt"))
+
+
+def _resumed(material: Any, folder: Path, options: Options) -> Any:
+    """From a checkpoint of two processes."""
+    learn(folder, RunCheckpoints(every_n_iterations=2, keep=None), ReinforceUpdate("none"), critic=False)
+    path = folder / "checkpoints" / "iteration=00000002.ckpt"
+    content = torch.load(path, weights_only=True)
+    content["tamis"]["world_size"] = 2
+    torch.save(content, path)
+    update = ReinforceUpdate("none")
+    return learn(folder, RunCheckpoints(**options), update, critic=False, checkpoint=path)["passes"]
 
 
 _SIZES = {
-    "minibatch_size": Turn(2, "passes"),
-    "microbatch_size": Turn(2, "passes"),
-    "seed": Turn(1, "weights", {"minibatch_size": 2}),
+    "minibatch_size": Turn(2, "run/passes"),
+    "microbatch_size": Turn(2, "run/passes"),
+    "seed": Turn(1, "run/weights", {"minibatch_size": 2}),
 }
 
 LEARNING: dict[type, Knobs] = {
     PPOUpdate: Knobs(
-        _parts(_ppo),
+        {"run": _ppo},
         _SIZES
         | {
-            "epochs": Turn(2, "passes"),
-            "clip_range": Turn(0.01, "weights", {"epochs": 2}),
-            "value_clip_range": Turn(0.01, "weights", {"epochs": 2}),
-            "value_coef": Turn(0.5, "weights", {"max_grad_norm": None}),
-            "entropy_coef": Turn(0.5, "weights"),
-            "kl_coef": Turn(0.5, "weights"),
-            "kl_estimator": Turn("k2", "weights"),
-            "kl_place": Turn("loss", "weights", {"kl_estimator": "k2"}),
-            "kl_target": Turn(0.5, "weights"),
-            "gamma": Turn(0.5, "weights"),
-            "lam": Turn(0.5, "weights"),
-            "advantage_estimator": Turn("leave_one_out", "weights"),
-            "whiten_advantages": Turn(False, "weights"),
-            "whiten_over": Turn("all", "weights"),
-            "critic_rows": Turn("all", "weights"),
-            "loss_aggregation": Turn("seq_sum", "weights", {"max_grad_norm": None}),
-            "truncated": Turn("mask", "weights"),
-            "truncation_penalty": Turn(3.0, "weights", {"truncated": "penalty"}),
-            "critic_warmup_iterations": Turn(2, "weights"),
-            "max_grad_norm": Turn(0.01, "weights"),
+            "epochs": Turn(2, "run/passes"),
+            "clip_range": Turn(0.01, "run/weights", {"epochs": 2}),
+            "value_clip_range": Turn(0.01, "run/weights", {"epochs": 2}),
+            "value_coef": Turn(0.5, "run/weights", {"max_grad_norm": None}),
+            "entropy_coef": Turn(0.5, "run/weights"),
+            "kl_coef": Turn(0.5, "run/weights"),
+            "kl_estimator": Turn("k2", "run/weights"),
+            "kl_place": Turn("loss", "run/weights", {"kl_estimator": "k2"}),
+            "kl_target": Turn(0.5, "run/weights"),
+            "gamma": Turn(0.5, "run/weights"),
+            "lam": Turn(0.5, "run/weights"),
+            "advantage_estimator": Turn("leave_one_out", "run/weights"),
+            "whiten_advantages": Turn(False, "run/weights"),
+            "whiten_over": Turn("all", "run/weights"),
+            "critic_rows": Turn("all", "run/weights"),
+            "loss_aggregation": Turn("seq_sum", "run/weights", {"max_grad_norm": None}),
+            "truncated": Turn("mask", "run/weights"),
+            "truncation_penalty": Turn(3.0, "run/weights", {"truncated": "penalty"}),
+            "critic_warmup_iterations": Turn(2, "run/weights"),
+            "max_grad_norm": Turn(0.01, "run/weights"),
         },
     ),
     ReinforceUpdate: Knobs(
-        _parts(_reinforce),
+        {"run": _reinforce},
         _SIZES
         | {
-            "baseline": Turn("none", "weights"),
-            "momentum": Turn(0.1, "weights", {"baseline": "running_mean"}),
-            "kl_coef": Turn(0.5, "weights"),
-            "kl_estimator": Turn("k3", "weights", {"kl_coef": 0.5}),
-            "entropy_coef": Turn(0.5, "weights"),
-            "loss_aggregation": Turn("seq_sum", "weights"),
-            "truncated": Turn("mask", "weights"),
-            "truncation_penalty": Turn(3.0, "weights", {"truncated": "penalty"}),
-            "max_grad_norm": Turn(0.01, "weights"),
-            "scale_by_std": Turn(True, "weights"),
+            "baseline": Turn("none", "run/weights"),
+            "momentum": Turn(0.1, "run/weights", {"baseline": "running_mean"}),
+            "kl_coef": Turn(0.5, "run/weights"),
+            "kl_estimator": Turn("k2", "run/weights", {"kl_coef": 0.1}),
+            "entropy_coef": Turn(0.5, "run/weights"),
+            "loss_aggregation": Turn("seq_sum", "run/weights"),
+            "truncated": Turn("mask", "run/weights"),
+            "truncation_penalty": Turn(3.0, "run/weights", {"truncated": "penalty"}),
+            "max_grad_norm": Turn(0.01, "run/weights"),
+            "scale_by_std": Turn(True, "run/weights"),
         },
     ),
     ImitationUpdate: Knobs(
-        _parts(_imitate),
+        {"run": _imitate},
         {
-            "backward_coef": Turn(0.5, "weights"),
-            "backward_kl_coef": Turn(0.5, "weights", {"backward_coef": 0.5}),
-            "loss_aggregation": Turn("seq_sum", "weights"),
-            "minibatch_size": Turn(1, "passes"),
-            "microbatch_size": Turn(1, "passes"),
-            "max_grad_norm": Turn(0.01, "weights"),
-            "seed": Turn(1, "weights", {"minibatch_size": 1}),
+            "backward_coef": Turn(0.5, "run/weights"),
+            "backward_kl_coef": Turn(0.5, "run/weights", {"backward_coef": 0.5}),
+            "loss_aggregation": Turn("seq_sum", "run/weights"),
+            "minibatch_size": Turn(1, "run/passes"),
+            "microbatch_size": Turn(1, "run/passes"),
+            "max_grad_norm": Turn(0.01, "run/weights"),
+            "seed": Turn(1, "run/weights", {"minibatch_size": 1}),
         },
     ),
     PreferenceUpdate: Knobs(
-        _parts(_prefer),
+        {"run": _prefer},
         _SIZES
         | {
-            "loss": Turn("ipo", "weights"),
-            "beta": Turn(0.5, "weights"),
-            "label_smoothing": Turn(0.2, "weights"),
-            "max_grad_norm": Turn(0.01, "weights"),
+            "loss": Turn("ipo", "run/weights"),
+            "beta": Turn(0.5, "run/weights"),
+            "label_smoothing": Turn(0.2, "run/weights"),
+            "max_grad_norm": Turn(0.01, "run/weights"),
         },
     ),
     Filtration: Knobs(
@@ -228,6 +252,20 @@ LEARNING: dict[type, Knobs] = {
             "low": Turn(-9.0, "rows", {"strategy": "top_bottom", "high": 0.5, "low": -0.3, "mode": "sample"}),
             "seed": Turn(1, "rows"),
         },
+    ),
+    FaultGuard: Knobs(
+        {"run": _guarded}, {"max_in_a_row": Turn(1, "run", refused="1 steps in a row could not be taken")}
+    ),
+    RunCheckpoints: Knobs(
+        {"files": _checkpoints, "resumed": _resumed},
+        {
+            "every_n_iterations": Turn(1, "files"),
+            "every_n_minutes": Turn(0.0, "files"),
+            "keep": Turn(1, "files", {"every_n_iterations": 1}),
+            "folder": Turn("elsewhere", "files"),
+            "resume_despite": Turn(["other_world_size"], "resumed", refused_before="does not fit this run, processes"),
+        },
+        {"every_n_minutes": None},
     ),
     RolloutTable: Knobs(
         {"files": _table},

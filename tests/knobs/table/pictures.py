@@ -170,6 +170,7 @@ _NOISE_MASK = Knobs(
         "channels_last": Turn(True, "shapes"),
         "masked_evaluation": Turn(False, "metrics"),
         "eval_seed": Turn(1, "metrics"),
+        "seed": Turn(1, "weights"),
         "label_kind": Turn("ordinal", "metrics"),
         "class_balance": Turn(_BALANCE, "weights"),
         "policy_optimizer": Turn(_SGD, "weights"),
@@ -257,10 +258,10 @@ def _gallery(material: Material, folder: Path, options: Options) -> Any:
     return {path.name: Image.open(path).height for path in (folder / "masks").iterdir()}
 
 
-def _diagnostics(see: str, material: Material, folder: Path, options: Options) -> Any:
+def _diagnostics(material: Material, folder: Path, options: Options) -> Any:
     seen = _fit_mask(material, folder, {}, MaskDiagnostics(**options), limit_val_batches=1.0)
     mine = ("val/reward_", "val/learned_", "val/gradient")
-    return seen.said if see == "said" else {name: v for name, v in seen.metrics.items() if name.startswith(mine)}
+    return {"said": seen.said, "metrics": {name: v for name, v in seen.metrics.items() if name.startswith(mine)}}
 
 
 def _clipped(material: Material, folder: Path, options: Options) -> Any:
@@ -291,14 +292,14 @@ PICTURES: dict[type, Knobs] = {
         {"images": 1},
     ),
     MaskDiagnostics: Knobs(
-        {see: partial(_diagnostics, see) for see in ("metrics", "said")},
+        {"run": _diagnostics},
         {
-            "images": Turn(12, "metrics"),
-            "draws": Turn(2, "metrics"),
-            "gradient_draws": Turn(6, "metrics"),
-            "gradient_images": Turn(4, "metrics"),
-            "seed": Turn(1, "metrics"),
-            "z_threshold": Turn(1e-6, "said"),
+            "images": Turn(12, "run/metrics"),
+            "draws": Turn(2, "run/metrics"),
+            "gradient_draws": Turn(6, "run/metrics"),
+            "gradient_images": Turn(4, "run/metrics"),
+            "seed": Turn(1, "run/metrics"),
+            "z_threshold": Turn(1e-6, "run/said"),
         },
         {"images": 6, "draws": 1, "gradient_draws": 4, "gradient_images": 2},
     ),

@@ -29,7 +29,7 @@ class Turn:
 
     Args:
         value: its other value.
-        sees: the part that is to see a difference.
+        sees: the part that is to see a difference, ``part/item`` where it returns several things.
         given: options of both runs without which this one is not asked for.
         refused: what the error says with the other value, where an error is the effect.
         refused_before: what the error says with the base value, where the option is what lifts an error.
@@ -79,16 +79,19 @@ class Bench:
     def check(self, name: str, knobs: Knobs, option: str) -> None:
         """Assert that the option changes what its turn says, and that nothing changes without it."""
         turn = knobs.turns[option]
-        part, given = knobs.parts[turn.sees], {**knobs.base, **turn.given}
-        key = (name, turn.sees, repr(sorted(given.items())))
+        part, _, item = turn.sees.partition("/")
+        given = {**knobs.base, **turn.given}
+        key = (name, part, repr(sorted(given.items())))
         if key not in self._seen:
-            self._seen[key] = self._run(part, given)
-            again = self._run(part, given)
-            assert same(self._seen[key], again), f"{name}.{turn.sees} differs from run to run: {again}"
-        before, after = self._seen[key], self._run(part, {**given, option: turn.value})
+            self._seen[key], again = (self._run(knobs.parts[part], given) for _ in range(2))
+            told = f"{name}.{part} differs from run to run: {_shown(self._seen[key])} and {_shown(again)}"
+            assert same(self._seen[key], again), told
+        both = self._seen[key], self._run(knobs.parts[part], {**given, option: turn.value})
+        before, after = (seen if isinstance(seen, Refused) or not item else seen[item] for seen in both)
         _check_refusal(before, turn.refused_before)
         _check_refusal(after, turn.refused)
-        assert not same(before, after), f"{name}: {option}={turn.value!r} changes nothing of {turn.sees}: {before}"
+        told = f"{name}: {option}={turn.value!r} changes nothing of {turn.sees}: {_shown(before)}"
+        assert not same(before, after), told
 
     def _run(self, part: Part, options: Options) -> Any:
         self._runs += 1
@@ -121,7 +124,11 @@ def same(one: Any, other: Any) -> bool:
 
 def _check_refusal(seen: Any, expected: str) -> None:
     if expected:
-        assert isinstance(seen, Refused), f"no error, but {seen}"
+        assert isinstance(seen, Refused), f"no error, but {_shown(seen)}"
         assert re.search(expected, seen.message), seen.message
     else:
         assert not isinstance(seen, Refused), seen.message
+
+
+def _shown(seen: Any) -> str:
+    return " ".join(repr(seen).split())[:600]
