@@ -28,6 +28,7 @@ from .language_model import (
     load_tokenizer,
     save_language_model,
 )
+from .out_of_memory import RowsAtATime
 from .policy import ActionEvaluation
 from .prompts import PromptLimits, check_training_draws, context_length, records_of, sample_keys
 from .reference import keep_aside, make_reference, reference_at_hand
@@ -150,7 +151,9 @@ class CodePolicy(EvaluatedPolicy):
         check_export(self.policy, merge_adapter)
         self.limits = PromptLimits(max_prompt_tokens, max_new_tokens, context_length(self.policy))
         self.writer = Writer(self.tokenizer, prompt_format, self.limits, generator, sample_batch_size)
-        self.score_batch_size, self.merge_adapter = score_batch_size, merge_adapter
+        ways_out = "keep fewer rows (a filter's keep), train a LoRA adapter (lora_rank), or set dtype: bfloat16"
+        self.scoring = RowsAtATime(score_batch_size, "score_batch_size", "scoring", ways_out)
+        self.merge_adapter = merge_adapter
         self.has_reference = reference
         frozen = None
         if reference:
@@ -236,16 +239,18 @@ class CodePolicy(EvaluatedPolicy):
         """
         lengths = rollout.observations["prompt_mask"].sum(dim=1) + rollout.response_mask.sum(dim=1)
         rollout = rollout.select(lengths.argsort(stable=True))
+        return self.scoring.run(lambda rows: self._scored(rollout, rows or len(rollout)), len(rollout), 1, self.policy)
+
+    def _scored(self, rollout: Rollout, size: int) -> Rollout:
+        """See `complete`, ``size`` rows at a time."""
         log_probs, values, ref_log_probs = [], [], list[Tensor]()
-        for rows in rollout.chunks(self.score_batch_size):
+        for rows in rollout.chunks(size):
             evaluation = self.evaluate_actions(rows)
             log_probs.append(evaluation.log_probs)
             values += [] if evaluation.values is None else [evaluation.values]
         if self.has_reference:
             with reference_at_hand(self.policy, self.reference, self.device) as reference:
-                ref_log_probs = [
-                    self._score(reference, rows).log_probs for rows in rollout.chunks(self.score_batch_size)
-                ]
+                ref_log_probs = [self._score(reference, rows).log_probs for rows in rollout.chunks(size)]
         return rollout.replace(
             log_probs=torch.cat(log_probs),
             values=torch.cat(values) if values else None,

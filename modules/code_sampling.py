@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from ..generation import Samples, StopStrings, decode, sample, sample_with_transformers
 from ..rollout import Rollout
 from .language_model import PromptFormat, TokenBatch, end_token_ids, pad
+from .out_of_memory import RowsAtATime
 from .prompts import PromptLimits, check_prompt_format, prompt_tokens
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ Generator = Literal["native", "transformers"]
 Batch = Sequence[Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Writer:
     """How prompts are put to a model and its responses are drawn.
 
@@ -30,7 +31,7 @@ class Writer:
         prompt_format: how a prompt becomes the model's input.
         limits: what prompt and response must fit into.
         generator: which loop decodes.
-        max_rows: responses decoded at a time; ``None`` decodes all at once.
+        max_rows: responses decoded at a time; ``None`` decodes all at once. Should memory run out, it is halved, once.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -38,9 +39,12 @@ class Writer:
     limits: PromptLimits
     generator: Generator
     max_rows: int | None
+    _rows: RowsAtATime = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a chat format that there is no template for."""
+        ways_out = "num_samples, max_new_tokens or the batch, train a LoRA adapter (lora_rank), or set dtype: bfloat16"
+        self._rows = RowsAtATime(self.max_rows, "sample_batch_size", "sampling", ways_out)
         check_prompt_format(self.tokenizer, self.prompt_format, self.tokenizer.name_or_path)
 
     def check(self, records: Batch) -> None:
@@ -69,20 +73,25 @@ class Writer:
     ) -> Samples:
         """N responses to every prompt, see `tamis.generation.sample`."""
         draw = sample if self.generator == "native" else sample_with_transformers
-        return draw(
-            model,
-            prompts.ids,
-            prompts.mask,
-            max_new_tokens=self.limits.max_new_tokens,
-            eos_token_ids=end_token_ids(model, self.tokenizer),
-            pad_token_id=self.tokenizer.pad_token_id,
-            num_samples=n,
-            temperature=temperature,
-            top_p=top_p,
-            noise=noise,
-            stops=stops,
-            max_rows=self.max_rows,
-        )
+
+        def responses(max_rows: int | None) -> Samples:
+            return draw(
+                model,
+                prompts.ids,
+                prompts.mask,
+                max_new_tokens=self.limits.max_new_tokens,
+                eos_token_ids=end_token_ids(model, self.tokenizer),
+                pad_token_id=self.tokenizer.pad_token_id,
+                num_samples=n,
+                temperature=temperature,
+                top_p=top_p,
+                noise=noise,
+                stops=stops,
+                max_rows=max_rows,
+            )
+
+        least = n if self.generator == "native" else 1  # it keeps a prompt's samples together
+        return self._rows.run(responses, len(prompts.ids) * n, least, model)
 
     def texts(self, samples: Samples) -> list[str]:
         """Texts by length, so that a pad token that equals the end token stays out."""

@@ -283,7 +283,7 @@ def test_the_parts_belong_to_the_whole() -> None:
         def close(self) -> None:
             raise OSError("stuck")
 
-    with pytest.raises(OSError, match="stuck"):
+    with pytest.raises(RuntimeError, match="1 of 2 rewards could not be closed: Stuck: OSError: stuck"):
         WeightedReward([Stuck([]), second], [1.0, 1.0]).close()
     assert second.closed == 2
 
