@@ -20,7 +20,7 @@ from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
 from .minibatches import Losses, minibatches, one_pass, whole_batch
 from .plan import announce_plan, check_sizes, filtration_of, refuse_idle_critic
-from .shaping import leave_one_out_advantages, response_kls, rewards_of
+from .shaping import check_above_zero, leave_one_out_advantages, response_kls, rewards_of
 
 
 class ImitationUpdate(PolicyUpdate):
@@ -63,6 +63,7 @@ class ImitationUpdate(PolicyUpdate):
                 "set backward_coef above 0 (BOND), or backward_kl_coef to 0 (RAFT)"
             )
         check_sizes(minibatch_size, microbatch_size)
+        check_above_zero({"max_grad_norm": max_grad_norm})
         self.backward_coef, self.backward_kl_coef = backward_coef, backward_kl_coef
         self.loss_aggregation: LossAggregation = loss_aggregation
         self.minibatch_size, self.microbatch_size = minibatch_size, microbatch_size

@@ -33,6 +33,8 @@ from .plan import announce_plan, check_sizes, refuse_idle_critic, refuse_rows_al
 from .shaping import (
     KLPlace,
     Truncated,
+    check_above_zero,
+    check_discounts,
     check_kl,
     check_rows,
     check_truncation,
@@ -119,6 +121,9 @@ class PPOUpdate(PolicyUpdate):
         if critic_warmup_iterations < 0:
             raise ValueError(f"critic_warmup_iterations must not be negative, got {critic_warmup_iterations}")
         check_sizes(minibatch_size, microbatch_size)
+        clips = {"clip_range": clip_range, "value_clip_range": value_clip_range, "max_grad_norm": max_grad_norm}
+        check_above_zero(clips)
+        check_discounts(gamma, lam)
         check_truncation(truncated, truncation_penalty, get_args(Truncated))
         check_kl(kl_coef, kl_estimator, kl_place, kl_target)
         all_rows = check_rows(critic_rows, whiten_over, whiten_advantages)

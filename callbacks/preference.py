@@ -15,7 +15,7 @@ from ..modules.policy import PolicyModule, PolicyUpdate, policy_generator
 from ..rollout import Rollout
 from .minibatches import Losses, minibatches, one_pass, whole_batch
 from .plan import announce_plan, check_sizes, refuse_idle_critic, refuse_other_than_pairs
-from .shaping import rewards_of
+from .shaping import check_above_zero, rewards_of
 
 LoopPreferenceLoss = Literal["dpo", "ipo"]
 
@@ -58,6 +58,7 @@ class PreferenceUpdate(PolicyUpdate):
         if label_smoothing > 0 and loss != "dpo":
             raise ValueError(f"label_smoothing belongs to dpo, and {loss} has none; set it to 0")
         check_sizes(minibatch_size, microbatch_size)
+        check_above_zero({"max_grad_norm": max_grad_norm})
         for name, size in (("minibatch_size", minibatch_size), ("microbatch_size", microbatch_size)):
             if size is not None and size % 2:
                 raise ValueError(f"{name} counts rows, two a pair, and must be even, got {size}")

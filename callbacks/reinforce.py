@@ -22,7 +22,15 @@ from ..processes import mean_over_ranks
 from ..rollout import Rollout
 from .minibatches import Losses, minibatches, one_pass, whole_batch
 from .plan import announce_plan, check_sizes, refuse_idle_critic, refuse_rows_alone
-from .shaping import check_truncation, leave_one_out_advantages, left_out, rewards_of, step_kl, treat_truncated
+from .shaping import (
+    check_above_zero,
+    check_truncation,
+    leave_one_out_advantages,
+    left_out,
+    rewards_of,
+    step_kl,
+    treat_truncated,
+)
 
 Baseline = Literal["leave_one_out", "group_mean", "running_mean", "none"]
 TruncatedInReinforce = Literal["keep", "penalty", "mask"]
@@ -76,6 +84,7 @@ class ReinforceUpdate(PolicyUpdate):
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
         check_sizes(minibatch_size, microbatch_size)
+        check_above_zero({"max_grad_norm": max_grad_norm})
         check_truncation(truncated, truncation_penalty, get_args(TruncatedInReinforce))
         self.baseline: Baseline = baseline
         self.scale_by_std = scale_by_std

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
@@ -23,7 +24,7 @@ def check_truncation(truncated: str, penalty: float, known: tuple[str, ...]) -> 
     """
     if truncated not in known:
         raise ValueError(f"truncated must be one of {', '.join(known)}, got {truncated!r}")
-    if penalty < 0:
+    if not penalty >= 0:
         raise ValueError(f"truncation_penalty is subtracted and must not be negative, got {penalty}")
 
 
@@ -35,7 +36,7 @@ def check_kl(coef: float, estimator: KLEstimator, place: KLPlace, target: float 
     """
     if estimator not in get_args(KLEstimator) or place not in get_args(KLPlace):
         raise ValueError(f"kl_estimator must be k1, k2 or k3 and kl_place reward or loss, got {estimator}, {place}")
-    if coef < 0:
+    if not coef >= 0:
         raise ValueError(f"kl_coef must not be negative, got {coef}")
     if place == "loss" and estimator == "k1" and coef > 0:
         raise ValueError(
@@ -44,6 +45,27 @@ def check_kl(coef: float, estimator: KLEstimator, place: KLPlace, target: float 
         )
     if target is not None and (target <= 0 or coef == 0):
         raise ValueError(f"kl_target must be positive and start from a kl_coef above 0, got {target} and {coef}")
+
+
+def check_above_zero(options: Mapping[str, float | None]) -> None:
+    """Refuse what would clip everything away, or is no number, when an update is made and not at its first step.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for name, value in options.items():
+        if value is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
+def check_discounts(gamma: float, lam: float) -> None:
+    """Refuse discounts that GAE would, before anything is sampled.
+
+    Raises:
+        ValueError: naming both.
+    """
+    if not (0 <= gamma <= 1 and 0 <= lam <= 1):
+        raise ValueError(f"gamma and lam must lie in [0, 1], got gamma={gamma}, lam={lam}")
 
 
 def check_rows(critic_rows: str, whiten_over: str, whiten: bool) -> bool:

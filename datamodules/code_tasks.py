@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.utils.data import DataLoader
 
 from ..execution import PromptStyle, task_prompt
@@ -57,11 +58,13 @@ class CodeTasks(RecordDataModule):
     def setup(self, stage: str) -> None:
         """Read the files that the stage needs."""
         shots = load_tasks(self.shots) if self.shots else []
-        wanted = {"fit": ["train", "validation"], "validate": ["validation"]}.get(stage, [stage])
+        wanted = {"fit": ["train", "validation"], "validate": ["validation"]}.get(stage, [TrainerFn(stage).value])
         for split in wanted:
             source = self.files[split]
             if source is not None:
                 self.records[split] = [task_record(row, self.prompt_style, shots) for row in load_tasks(source)]
+                if split in ("validation", "test"):
+                    _refuse_doubled_ids(self.records[split])
             elif split != "validation" or stage == "validate":
                 raise ValueError(f"no file of {split} tasks is given; set `--data.{split} FILE`")
 
@@ -83,6 +86,19 @@ class CodeTasks(RecordDataModule):
 
     def _by_length(self, split: str) -> list[Record]:
         return sorted(self.records.get(split, []), key=lambda record: len(record["prompt"]))
+
+
+def _refuse_doubled_ids(records: list[Record]) -> None:
+    """Before hours of sampling: the samples of two tasks of one id could not be told apart."""
+    places: dict[str, str] = {}
+    for record in records:
+        name, place = str(record["task_id"]), record["task"]["_source"]
+        if name in places:
+            raise ValueError(
+                f"{place}: the task_id {name!r} is that of {places[name]} too, so pass@k would mix them; give every "
+                "task an id of its own, or drop the copy"
+            )
+        places[name] = place
 
 
 def task_record(row: Record, prompt_style: PromptStyle = "auto", shots: Sequence[Record] = ()) -> Record:

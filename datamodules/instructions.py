@@ -7,7 +7,7 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from .code_tasks import task_record
-from .jsonl import read_jsonl
+from .jsonl import check_texts, read_jsonl
 from .records import Record, RecordDataModule
 
 
@@ -51,12 +51,17 @@ class Instructions(RecordDataModule):
 
 def _demonstration(row: Record) -> Record:
     if {"prompt", "completion"} <= row.keys():
-        return {"prompt": row["prompt"], "completion": row["completion"]}
-    if "code" in row:
-        return {"prompt": task_record(row)["prompt"], "completion": f"```python\n{row['code'].strip()}\n```"}
-    if {"prompt", "canonical_solution"} <= row.keys():
-        return {"prompt": row["prompt"], "completion": row["canonical_solution"]}
-    raise ValueError(
-        f"{row['_source']}: a demonstration needs prompt and completion, or a task with its reference (code or "
-        f"canonical_solution); it has {sorted(set(row) - {'_source'})}"
-    )
+        found = {"prompt": row["prompt"], "completion": row["completion"]}
+    elif "code" in row:
+        check_texts(row, ["code"])
+        found = {"prompt": task_record(row)["prompt"], "completion": f"```python\n{row['code'].strip()}\n```"}
+    elif {"prompt", "canonical_solution"} <= row.keys():
+        found = {"prompt": row["prompt"], "completion": row["canonical_solution"]}
+    else:
+        raise ValueError(
+            f"{row['_source']}: a demonstration needs prompt and completion, or a task with its reference (code or "
+            f"canonical_solution); it has {sorted(set(row) - {'_source'})}"
+        )
+    record = {**found, "_source": row["_source"]}
+    check_texts(record, ("prompt", "completion"))
+    return record

@@ -6,7 +6,7 @@ import gzip
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,10 @@ def read_jsonl(source: str, required: Sequence[str] = ()) -> list[dict[str, Any]
     match = _SLICE.match(source)
     path = Path(match["path"] if match else source)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file {str(path)!r}; give a .jsonl, .jsonl.gz or .json file of tasks")
+        raise FileNotFoundError(
+            f"there is no file {str(path)!r}; give a .jsonl, .jsonl.gz or .json file of rows, or a range of its rows "
+            "as in FILE[0:100]"
+        )
     rows = _parse(path)
     for row in rows:
         for key in required:
@@ -53,7 +56,10 @@ def _parse(path: Path) -> list[dict[str, Any]]:
         items = [(number, _loads(line, f"{path}:{number}")) for number, line in lines if line.strip()]
     for number, item in items:
         if not isinstance(item, dict):
-            raise ValueError(f"{path}:{number}: expected an object, got {type(item).__name__}")
+            raise ValueError(
+                f"{path}:{number}: expected an object, got {type(item).__name__}; a row is a JSON object, as in "
+                '{"prompt": "..."}'
+            )
     return [{**item, "_source": f"{path}:{number}"} for number, item in items]
 
 
@@ -64,9 +70,11 @@ def _read(path: Path) -> str:
             text: str = file.read()
     except UnicodeDecodeError as error:
         byte = error.object[error.start]
-        raise ValueError(f"{path}: not UTF-8 text (byte 0x{byte:02x} at position {error.start})") from error
+        raise ValueError(
+            f"{path}: not UTF-8 text (byte 0x{byte:02x} at position {error.start}); save the file as UTF-8"
+        ) from error
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise ValueError(f"{path}: not a whole gzip file ({error})") from error
+        raise ValueError(f"{path}: not a whole gzip file ({error}); copy or pack it again") from error
     return text
 
 
@@ -74,4 +82,27 @@ def _loads(text: str, place: str) -> Any:  # noqa: ANN401 - JSON
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place}: not valid JSON ({error.msg} at column {error.colno})") from error
+        raise ValueError(
+            f"{place}: not valid JSON ({error.msg} at column {error.colno}); a .jsonl file has one JSON object a line"
+        ) from error
+
+
+def check_texts(row: Mapping[str, Any], keys: Sequence[str], hint: str = "") -> None:
+    """Refuse a row in which one of the texts is missing, empty or no text.
+
+    Args:
+        row: of `read_jsonl`.
+        keys: of its texts.
+        hint: what to do about one that is no text.
+
+    Raises:
+        ValueError: naming file, line and key.
+    """
+    for key in keys:
+        if not isinstance(row[key], str):
+            raise ValueError(
+                f"{row['_source']}: {key} must be a text, got {type(row[key]).__name__}; "
+                f"{hint or 'mend or drop the row'}"
+            )
+        if not row[key].strip():
+            raise ValueError(f"{row['_source']}: {key} is empty; mend or drop the row")

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
-from .jsonl import read_jsonl
+from .jsonl import check_texts, read_jsonl
 from .records import Record, RecordDataModule
 
 
@@ -78,16 +78,13 @@ def check_pair(row: Mapping[str, Any]) -> None:
         ValueError: naming file and line, for a text that is missing, empty or no text, for two answers that are the
             same, and for a margin that is no number.
     """
-    for key in ("prompt", "chosen", "rejected"):
-        if not isinstance(row[key], str):
-            raise ValueError(
-                f"{row['_source']}: {key} must be a text, got {type(row[key]).__name__}; write a chat as the text of "
-                "its last turn, and let prompt_format: chat put the template around it"
-            )
-        if not row[key].strip():
-            raise ValueError(f"{row['_source']}: {key} is empty; drop the pair")
+    chat = "write a chat as the text of its last turn, and let prompt_format: chat put the template around it"
+    check_texts(row, ("prompt", "chosen", "rejected"), chat)
     if row["chosen"] == row["rejected"]:
         raise ValueError(f"{row['_source']}: chosen and rejected are the same text; drop the pair")
     margin = row.get("margin", 0.0)
     if isinstance(margin, bool) or not isinstance(margin, int | float) or not 0 <= margin < math.inf:
-        raise ValueError(f"{row['_source']}: margin must be a number of at least 0, got {margin!r}")
+        raise ValueError(
+            f"{row['_source']}: margin must be a number of at least 0, got {margin!r}; leave it out to have the "
+            "model's own"
+        )

@@ -28,7 +28,9 @@ class RecordDataModule(LightningDataModule):
     def __init__(self, batch_size: int, eval_batch_size: int, seed: int = 0) -> None:
         super().__init__()
         if batch_size < 1 or eval_batch_size < 1:
-            raise ValueError(f"batch sizes must be at least 1, got {batch_size} and {eval_batch_size}")
+            raise ValueError(
+                f"batch_size and eval_batch_size must be at least 1, got {batch_size} and {eval_batch_size}"
+            )
         if seed < 0:
             raise ValueError(f"seed must be at least 0, got {seed}")
         self.batch_size, self.eval_batch_size, self.seed = batch_size, eval_batch_size, seed
@@ -46,7 +48,9 @@ class RecordDataModule(LightningDataModule):
         whole_batch = self.batch_size * ranks
         if len(records) < whole_batch:
             size = f"batch_size={self.batch_size}" + (f" on {ranks} processes" if ranks > 1 else "")
-            raise ValueError(f"{size} is more than the {len(records)} training records there are")
+            raise ValueError(
+                f"{size} is more than the {len(records)} training records there are; lower it or give more"
+            )
         sampler = RecordSampler(records, self.seed, ranks, rank, whole_batch, lengths)
         return TrainingLoader(records, sampler, self.batch_size, list)
 

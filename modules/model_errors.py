@@ -74,7 +74,8 @@ def _reason(folder: Path, error: Exception) -> str:
     if "ignore_mismatched_sizes" in text:
         return "its weights have other sizes than config.json says. Give the files of one model"
     if type(error).__name__ == "SafetensorError":
-        return f"a .safetensors file is damaged or only a part ({_short(text).rstrip('.')}). Copy or export the model again"
+        cause = _short(text).rstrip(".")
+        return f"a .safetensors file is damaged or only a part ({cause}). Copy or export the model again"
     if folder.is_dir() and not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
         return "the folder has no config.json. Give one written by save_pretrained (an earlier stage's <run_dir>/model)"
     if "backend tokenizer" in text:

@@ -17,14 +17,13 @@ from .language_model import (
     PromptFormat,
     TokenBatch,
     check_vocabulary,
-    format_prompts,
     load_causal_lm,
     load_tokenizer,
     pad,
     save_language_model,
     tokenize,
 )
-from .prompts import check_prompt_format, records_of
+from .prompts import check_prompt_format, check_room, records_of, within_context
 from .reference import make_reference, reference_at_hand
 from .schedules import Schedule, with_schedule
 from .sound_steps import SoundAutomaticSteps
@@ -61,7 +60,8 @@ class PreferenceOptimization(SoundAutomaticSteps):
         beta: how much a nat of difference from the reference counts; larger stays nearer to it.
         label_smoothing: share of wrong labels that DPO reckons with, in [0, 0.5).
         prompt_format: ``plain`` text, or ``chat`` for the tokenizer's chat template.
-        max_length: longest prompt + response in tokens; longer responses are cut at the end.
+        max_length: longest prompt + response in tokens; longer responses are cut at the end, and so
+            are those beyond the model's context.
         lora_rank: train a LoRA adapter of this rank instead of the whole model; 0 trains everything.
         gradient_checkpointing: keep little for the backward pass and compute it again.
         optimizer: of the model's parameters.
@@ -95,12 +95,12 @@ class PreferenceOptimization(SoundAutomaticSteps):
         self.preference_loss: PreferenceLoss = loss
         self.beta, self.label_smoothing = beta, label_smoothing
         self.prompt_format: PromptFormat = prompt_format
-        self.max_length = max_length
         self.optimizer, self.schedule, self.warmup_ratio = optimizer, schedule, warmup_ratio
         self.tokenizer = load_tokenizer(model_name_or_path)
         check_prompt_format(self.tokenizer, prompt_format, model_name_or_path)
         self.model = load_causal_lm(model_name_or_path, lora_rank, gradient_checkpointing=gradient_checkpointing)
         check_vocabulary(self.model, self.tokenizer, model_name_or_path)
+        self.max_length = within_context(max_length, self.model)
         self.reference = make_reference(self.model, self.tokenizer, model_name_or_path, None, "float32")
 
     def log_ratios(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -163,15 +163,7 @@ class PreferenceOptimization(SoundAutomaticSteps):
         return loss, {name: value.detach() for name, value in metrics.items()}
 
     def _prompts(self, batch: Batch) -> list[list[int]]:
-        texts = format_prompts(self.tokenizer, [record["prompt"] for record in batch], self.prompt_format)
-        rows = tokenize(self.tokenizer, texts)
-        for record, row in zip(batch, rows, strict=True):
-            if not 0 < len(row) < self.max_length:
-                raise ValueError(
-                    f"{record.get('_source', 'a pair')}: the prompt has {len(row)} tokens; it must have at least 1 and "
-                    f"leave room for a response within max_length={self.max_length}. Raise max_length or drop the pair."
-                )
-        return rows
+        return check_room(self.tokenizer, batch, self.prompt_format, self.max_length)
 
     def _tokens(self, batch: Batch) -> PairTokens:
         prompts = self._prompts(batch) * 2

@@ -26,20 +26,24 @@ class PromptLimits:
     max_new_tokens: int
     context: int | None
 
-    def check(self, task_id: object, length: int) -> None:
+    def check(self, task: str, length: int) -> None:
         """Refuse a prompt that is empty or too long.
+
+        Args:
+            task: its name and place, for the message.
+            length: of its prompt in tokens.
 
         Raises:
             ValueError: naming the task, the lengths and the way out.
         """
         if not 0 < length <= self.max_prompt_tokens:
             raise ValueError(
-                f"the prompt of task {task_id!r} has {length} tokens; it must have between 1 and "
+                f"the prompt of {task} has {length} tokens; it must have between 1 and "
                 f"max_prompt_tokens={self.max_prompt_tokens}. Raise the limit or drop the task."
             )
         if self.context is not None and length + self.max_new_tokens > self.context:
             raise ValueError(
-                f"the prompt of task {task_id!r} has {length} tokens, which with max_new_tokens={self.max_new_tokens} "
+                f"the prompt of {task} has {length} tokens, which with max_new_tokens={self.max_new_tokens} "
                 f"are more than the {self.context} positions that the model knows. Drop the task (max_prompt_tokens="
                 f"{max(self.context - self.max_new_tokens, 0)} would find them all), lower max_new_tokens, or take a "
                 "model with a longer context."
@@ -50,6 +54,19 @@ def context_length(model: PreTrainedModel) -> int | None:
     """Positions that the model was made for; ``None`` where its configuration names none."""
     length = getattr(model.config, "max_position_embeddings", None)
     return length if isinstance(length, int) and length > 0 else None
+
+
+def within_context(max_length: int, model: PreTrainedModel) -> int:
+    """The length to cut at: the user's, and no more than the model has positions for.
+
+    Raises:
+        ValueError: for a length that leaves no room for a prompt and a response.
+    """
+    if max_length < 2:
+        raise ValueError(
+            f"max_length must be at least 2 tokens, one of a prompt and one of a response, got {max_length}"
+        )
+    return min(max_length, context_length(model) or max_length)
 
 
 def prompt_tokens(
@@ -66,8 +83,39 @@ def prompt_tokens(
     texts = format_prompts(tokenizer, [record["prompt"] for record in records], prompt_format)
     rows = tokenize(tokenizer, texts)
     for record, row in zip(records, rows, strict=True):
-        limits.check(record.get("task_id"), len(row))
+        limits.check(named(record), len(row))
     return rows
+
+
+def check_room(
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Mapping[str, Any]],
+    prompt_format: PromptFormat,
+    max_length: int,
+) -> list[list[int]]:
+    """Token ids of each prompt of demonstrations or pairs, which must leave room for what is to be learned.
+
+    Raises:
+        ValueError: naming the row, the lengths and the way out.
+    """
+    texts = format_prompts(tokenizer, [record["prompt"] for record in records], prompt_format)
+    rows = tokenize(tokenizer, texts)
+    for record, row in zip(records, rows, strict=True):
+        if not 0 < len(row) < max_length:
+            raise ValueError(
+                f"the prompt of {named(record)} has {len(row)} tokens; it must have at least 1 and leave room for a "
+                f"response within max_length={max_length}. Raise max_length, as far as the model's context goes, or "
+                "drop the row."
+            )
+    return rows
+
+
+def named(record: Mapping[str, Any]) -> str:
+    """A record's task_id and its place in a file, as far as it has them."""
+    task = record.get("task")
+    place = record.get("_source") or (task.get("_source") if isinstance(task, Mapping) else None)
+    name = None if record.get("task_id") in (None, place) else f"task {record['task_id']!r}"
+    return " ".join(part for part in (name, place and (f"({place})" if name else place)) if part) or "a row"
 
 
 def check_prompt_format(tokenizer: PreTrainedTokenizerBase, prompt_format: PromptFormat, name: str) -> None:

@@ -21,7 +21,7 @@ from .language_model import (
     save_language_model,
     tokenize,
 )
-from .prompts import check_prompt_format
+from .prompts import check_prompt_format, check_room, records_of, within_context
 from .schedules import Schedule, with_schedule
 from .sound_steps import SoundAutomaticSteps
 
@@ -32,7 +32,8 @@ class SupervisedFineTuning(SoundAutomaticSteps):
     Args:
         model_name_or_path: folder, ``.gguf`` file or hub name of a causal language model.
         prompt_format: ``plain`` text, or ``chat`` for the tokenizer's chat template.
-        max_length: longest prompt + completion in tokens; longer pairs are cut at the end.
+        max_length: longest prompt + completion in tokens; longer pairs are cut at the end, and so are
+            those beyond the model's context.
         lora_rank: train a LoRA adapter of this rank instead of the whole model; 0 trains everything.
         merge_adapter: export the base with the adapter in its weights; ``False`` exports the adapter alone, which
             names the place of its base. A policy that starts from that has the adapter as its reference.
@@ -55,14 +56,22 @@ class SupervisedFineTuning(SoundAutomaticSteps):
         super().__init__()
         self.save_hyperparameters(ignore=["optimizer"])
         self.prompt_format: PromptFormat = prompt_format
-        self.max_length = max_length
         self.optimizer, self.schedule, self.warmup_ratio = optimizer, schedule, warmup_ratio
         self.tokenizer = load_tokenizer(model_name_or_path)
         check_prompt_format(self.tokenizer, prompt_format, model_name_or_path)
         self.merge_adapter = merge_adapter
         self.model = load_causal_lm(model_name_or_path, lora_rank)
         check_export(self.model, merge_adapter)
+        self.max_length = within_context(max_length, self.model)
         self.strict_loading = False  # checkpoints hold what is trained
+
+    def on_train_start(self) -> None:
+        """Look at every prompt before the first is learned from.
+
+        Raises:
+            ValueError: for a prompt that leaves no room for a completion.
+        """
+        check_room(self.tokenizer, records_of(self.trainer.train_dataloader), self.prompt_format, self.max_length)
 
     def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:
         """Mean cross-entropy of the completions' tokens."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from lightning.pytorch.trainer.states import TrainerFn
 
 from tamis.datamodules import CodeTasks, Instructions, Preferences
 from tamis.datamodules.code_tasks import task_record
@@ -192,7 +193,9 @@ def test_a_stage_without_its_file_says_which_flag_to_set(stage: str) -> None:
 def test_every_kind_of_demonstration(row: Row, prompt: str, completion: str, write: Write) -> None:
     data = Instructions(write(row), batch_size=1)
     data.setup("fit")
-    assert list(data.train_dataloader()) == [[{"prompt": prompt, "completion": completion}]]
+    source = data.records["train"][0]["_source"]
+    assert list(data.train_dataloader()) == [[{"prompt": prompt, "completion": completion, "_source": source}]]
+    assert source.endswith("rows.jsonl:1")
     assert data.val_dataloader() == []
 
 
@@ -200,6 +203,37 @@ def test_a_demonstration_without_its_answer_is_named(write: Write) -> None:
     data = Instructions(write({"prompt": "p", "completion": "c"}, {"prompt": "p"}))
     with pytest.raises(ValueError, match=r"rows\.jsonl:2: a demonstration needs prompt and completion.*\['prompt'\]"):
         data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"prompt": "p", "completion": ""}, "completion is empty; mend or drop the row"),
+        ({"prompt": " ", "completion": "c"}, "prompt is empty; mend or drop the row"),
+        ({"prompt": None, "completion": "c"}, "prompt must be a text, got NoneType; mend"),
+        ({"prompt": "p", "canonical_solution": 3}, "completion must be a text, got int"),
+        ({"text": "p", "test_list": ["assert f()"], "code": 3}, "code must be a text, got int"),
+    ],
+)
+def test_a_demonstration_of_nothing_is_named(row: Row, message: str, write: Write) -> None:
+    with pytest.raises(ValueError, match=r"rows\.jsonl:2: " + message):
+        Instructions(write({"prompt": "p", "completion": "c"}, row)).setup("fit")
+
+
+@pytest.mark.parametrize(("split", "stage"), [("validation", "fit"), ("validation", "validate"), ("test", "test")])
+def test_one_id_for_two_tasks_is_refused_before_any_is_answered(split: str, stage: str, write: Write) -> None:
+    task: Row = {"task_id": "t/1", "prompt": "def f():\n", "entry_point": "f", "test": "def check(f):\n    f()\n"}
+    path = write(task, {**task, "task_id": "t/2"}, task)
+    train = {"train": f"{path}[:1]"} if stage == "fit" else {}
+    with pytest.raises(ValueError, match=r"rows\.jsonl:3: the task_id 't/1' is that of .*rows\.jsonl:1 too"):
+        CodeTasks(**train, **{split: path}).setup(stage)  # type: ignore[arg-type]
+    CodeTasks(train=path, batch_size=1).setup("fit")  # training tells tasks apart by their rows
+
+
+def test_the_option_for_a_missing_file_is_named() -> None:
+    for stage in (TrainerFn.TESTING, TrainerFn.VALIDATING, TrainerFn.PREDICTING):
+        with pytest.raises(ValueError, match="set `--data.(test|validation|predict) FILE`"):
+            CodeTasks().setup(stage)
 
 
 def _pairs(prompts: int, each: int = 3) -> list[Row]:
@@ -247,9 +281,9 @@ def test_a_share_of_zero_trains_on_everything(write: Write) -> None:
         ({"prompt": "p", "chosen": "c", "rejected": "c"}, r"rows\.jsonl:2: chosen and rejected are the same text"),
         ({"prompt": "p", "chosen": "c"}, r"rows\.jsonl:2: the key 'rejected' is missing"),
         ({"prompt": "p", "rejected": "r"}, r"rows\.jsonl:2: the key 'chosen' is missing"),
-        ({"prompt": " \n", "chosen": "c", "rejected": "r"}, r"rows\.jsonl:2: prompt is empty; drop the pair"),
-        ({"prompt": "p", "chosen": "", "rejected": "r"}, r"rows\.jsonl:2: chosen is empty; drop the pair"),
-        ({"prompt": "p", "chosen": "c", "rejected": "\t"}, r"rows\.jsonl:2: rejected is empty; drop the pair"),
+        ({"prompt": " \n", "chosen": "c", "rejected": "r"}, r"rows\.jsonl:2: prompt is empty; mend or drop the row"),
+        ({"prompt": "p", "chosen": "", "rejected": "r"}, r"rows\.jsonl:2: chosen is empty; mend or drop the row"),
+        ({"prompt": "p", "chosen": "c", "rejected": "\t"}, r"rows\.jsonl:2: rejected is empty; mend or drop the row"),
         ({"prompt": "p", "chosen": "c", "rejected": None}, r"rows\.jsonl:2: rejected must be a text, got NoneType"),
         ({"prompt": [{"role": "user"}], "chosen": "c", "rejected": "r"}, r"jsonl:2: prompt must be a text, got list"),
         ({"prompt": "p", "chosen": "c", "rejected": "r", "margin": "1"}, r"jsonl:2: margin must be .* got '1'"),
@@ -291,7 +325,7 @@ def test_a_batch_larger_than_the_data_is_refused(write: Write) -> None:
 
 
 def test_a_batch_holds_at_least_one_record() -> None:
-    with pytest.raises(ValueError, match="batch sizes must be at least 1, got 0 and 256"):
+    with pytest.raises(ValueError, match="batch_size and eval_batch_size must be at least 1, got 0 and 256"):
         CodeTasks(batch_size=0)
     with pytest.raises(ValueError, match="got 32 and 0"):
         Instructions("x", eval_batch_size=0)

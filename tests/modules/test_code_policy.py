@@ -217,5 +217,7 @@ def test_training_without_a_reward_says_how_to_give_one(tiny_model: str, tasks: 
 
 
 def test_a_prompt_that_is_too_long_is_named(tiny_model: str, tasks: Tasks) -> None:
-    with pytest.raises(ValueError, match=r"the prompt of task 'tamis/train/0' has \d+ tokens.*max_prompt_tokens=3"):
+    with pytest.raises(
+        ValueError, match=r"the prompt of task 'tamis/train/0' \(.*train.jsonl:1\) has \d+ tokens.*max_prompt_tokens=3"
+    ):
         _policy(tiny_model, max_prompt_tokens=3).act(tasks[:1])
