@@ -28,6 +28,7 @@ _OTHER_SHAPE = re.compile(
 )
 _OTHER_KEYS = re.compile(r"(Missing|Unexpected) key\(s\) in state_dict: (.*)")
 _SHOWN = 3
+_DEAD_LOADER = re.compile(r"DataLoader worker \(pid\S* [\d, ]+\) (is killed by signal|exited unexpectedly)")
 #: Where Lightning and torch look at a user's options, and what to say beside what they say.
 _OPTION_CHECKS = {
     "lightning/pytorch/trainer/connectors/accelerator_connector.py": "Look at --trainer.accelerator (auto takes what "
@@ -80,6 +81,12 @@ def told(error: Exception) -> str | None:
     """
     if raised_by_tamis(error):
         return str(error)
+    if _DEAD_LOADER.search(str(error)):
+        return (
+            f"{str(error).strip()} A loader process that is killed most often had too little memory, or too little "
+            "room in /dev/shm (`docker run --shm-size`): lower --data.num_workers or --data.batch_size; with "
+            "num_workers 0 the run itself loads. `dmesg` tells what the system killed"
+        )
     misfits = _misfits(str(error))
     if misfits:
         more = f"; and {len(misfits) - _SHOWN} more" if len(misfits) > _SHOWN else ""

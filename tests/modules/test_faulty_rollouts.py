@@ -162,3 +162,11 @@ def test_an_infinite_critic_steps_nothing_and_is_named(tiny_model: str, tasks: T
         _fit(module, loader, update)
     assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
     assert 0 < update.kl_coef < 1
+
+
+def test_a_divergence_that_is_no_number_does_not_move_the_penaltys_weight() -> None:
+    update = PPOUpdate(kl_coef=0.1, kl_target=1.0)
+    assert update._adapt(torch.nan)["update/kl_coef"] == 0.1
+    assert update.kl_coef == 0.1
+    update._adapt(5.0)
+    assert update.kl_coef > 0.1

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from tamis.callbacks import FaultGuard, PolicyUpdate
+from tamis.callbacks import FaultGuard, PolicyUpdate, RolloutMetrics
 from tamis.callbacks.minibatches import mean_stats
 from tamis.modules import ActionEvaluation, ImageClassifier, PolicyModule, RepeatedFaults, RewardModel
 from tamis.modules.sound_steps import SKIPPED, KeptBuffers, SoundAutomaticSteps
@@ -79,7 +79,7 @@ class Steps(PolicyUpdate):
             environment = cast(Tensor, rollout.environment_loss).sum() if number == 0 else None
             taken.append({"update/loss": loss.detach(), **module.optimize(loss, environment, 1.0)})
         self.stats.append(mean_stats(taken))
-        return self.stats[-1]
+        return taken[0] if self.steps == 1 else self.stats[-1]
 
 
 def _batches(faults: Sequence[str]) -> list[Batch]:
@@ -146,9 +146,10 @@ def test_of_several_steps_only_the_faulty_one_is_skipped(fault: str) -> None:
 
 
 def test_what_was_skipped_is_told_and_logged() -> None:
+    """Once, although what watches the update is given its statistics."""
     module, guard = Pair(), FaultGuard(max_in_a_row=3)
     with pytest.warns(UserWarning, match="no step at") as warnings:
-        trainer = _fit(module, _batches(["", "loss", "", "environment"]), Steps(), guard)
+        trainer = _fit(module, _batches(["", "loss", "", "environment"]), Steps(), guard, RolloutMetrics())
     told = [text for text in (str(warning.message) for warning in warnings) if text.startswith("no step at")]
     assert told[0].startswith("no step at iteration 2 (batch 1 of the epoch): the loss is nan")
     assert told[1].startswith(
@@ -157,6 +158,22 @@ def test_what_was_skipped_is_told_and_logged() -> None:
     assert "1 in a row, 2 in this run (3 in a row end it)" in told[1]
     assert trainer.logged_metrics["update/skipped_steps"] == 1
     assert trainer.logged_metrics["update/skipped_steps_total"] == 2
+
+
+class Parts(PolicyUpdate):
+    """A step in two passes, the first of which has an infinite loss and a good gradient."""
+
+    def update(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> dict[str, Tensor]:
+        y = rollout.observations["y"]
+        parts = [lambda: y[:2].sum() + torch.inf, lambda: y[2:].sum()]
+        return module.optimize(parts, shared_graph=True)
+
+
+def test_every_pass_of_a_step_must_be_finite() -> None:
+    module = Pair()
+    with pytest.warns(UserWarning, match="no step at iteration 1 .* the loss is inf"):
+        _fit(module, _batches([""]), Parts())
+    assert _equal(list(module.state_dict().values()), list(Pair().state_dict().values()))
 
 
 @pytest.mark.parametrize("fault", ["reward", "gradient"])
