@@ -11,6 +11,8 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from ..modules.sharding import is_sharded
+
 
 @runtime_checkable
 class Exportable(Protocol):
@@ -44,8 +46,8 @@ class ModelExport(Callback):
             raise MisconfigurationException(f"{type(pl_module).__name__} has no export(folder); remove ModelExport")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the model once, on rank 0."""
-        if trainer.is_global_zero and isinstance(pl_module, Exportable):
+        """Write the model once, on rank 0; where its weights are sharded, the other ranks give theirs."""
+        if isinstance(pl_module, Exportable) and (trainer.is_global_zero or is_sharded(pl_module)):
             folder = self._folder(trainer)
             _export(pl_module, folder)
             rank_zero_info(f"Model written to {folder}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..functional.token_scores import MAX_LOGITS, chunked_token_scores
 from .language_model import TokenBatch, padding_last, scatter
+from .sharding import causal_of, forward_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,8 +48,21 @@ def score_actions(
     Raises:
         TypeError: for a model whose transformer and head cannot be told apart.
     """
-    causal = _causal(model)
-    trunk = _trunk(causal)
+    causal = causal_of(model)
+    return forward_of(
+        causal, lambda: _scores(causal, _trunk(causal), prompts, actions, response_mask, temperature, max_logits)
+    )
+
+
+def _scores(
+    causal: Any,  # noqa: ANN401
+    trunk: nn.Module,
+    prompts: TokenBatch,
+    actions: Tensor,
+    response_mask: Tensor,
+    temperature: float,
+    max_logits: int,
+) -> ActionScores:
     mask = torch.cat([prompts.mask, response_mask], dim=1)
     order = padding_last(mask)
     output = trunk(input_ids=torch.cat([prompts.ids, actions], dim=1).gather(1, order), use_cache=False)
@@ -58,7 +72,7 @@ def score_actions(
 
     def head(states: Tensor) -> Tensor:
         with _given_states(trunk, type(output)(last_hidden_state=states.unsqueeze(0))):
-            logits: Tensor = causal(inputs_embeds=states.unsqueeze(0), use_cache=False).logits[0]
+            logits: Tensor = causal.forward(inputs_embeds=states.unsqueeze(0), use_cache=False).logits[0]
         if len(logits) != len(states):
             raise TypeError(f"{type(causal).__name__} does not give one distribution a token; it cannot be scored")
         return logits
@@ -68,11 +82,6 @@ def score_actions(
     scores = chunked_token_scores(states, head, tokens, temperature, vocab_size, max_logits)
     log_probs, entropy = (scatter(values, response_mask) for values in scores)
     return ActionScores(log_probs, entropy, states)
-
-
-def _causal(model: Any) -> Any:  # noqa: ANN401
-    """The language model itself: a LoRA adapter lives inside its layers."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _trunk(causal: Any) -> nn.Module:  # noqa: ANN401

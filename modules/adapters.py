@@ -16,6 +16,9 @@ from .model_errors import reading
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+#: In a checkpoint, the names of the weights that are in it.
+TRAINED = "trained_weights"
+
 _CONFIG = "adapter_config.json"
 _WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 # peft's name for the first adapter, so that what we write is what everybody reads.
@@ -155,14 +158,20 @@ def without_frozen(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any
     return {name: value for name, value in state.items() if name not in frozen}
 
 
-def check_trained_weights(module: nn.Module, state: Mapping[str, Any], prefix: str) -> None:
+def check_trained_weights(module: nn.Module, checkpoint: Mapping[str, Any], prefix: str) -> None:
     """Refuse a checkpoint that would leave trained weights as they start, which nothing else would notice.
+
+    Args:
+        module: that loads it.
+        checkpoint: with the ``state_dict``, or, where FSDP2 has taken that away for itself, the names in `TRAINED`.
+        prefix: of the weights that have to be there.
 
     Raises:
         ValueError: naming the first weight that is not in it.
     """
+    known = checkpoint["state_dict"] if "state_dict" in checkpoint else checkpoint[TRAINED]
     names = [name for name, value in module.named_parameters() if value.requires_grad and name.startswith(prefix)]
-    missing = [name for name in names if name not in state]
+    missing = [name for name in names if name not in known]
     if missing:
         raise ValueError(
             f"the checkpoint has no {missing[0]} ({len(missing)} of {len(names)} trained weights are missing): it was "

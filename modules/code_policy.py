@@ -15,7 +15,7 @@ from ..execution.levels import Isolation
 from ..generation import StopStrings, cut_at_stop, row_noise
 from ..rollout import Rollout
 from .action_scores import ActionScores, score_actions
-from .adapters import check_export, check_trained_weights, without_frozen
+from .adapters import TRAINED, check_export, check_trained_weights, without_frozen
 from .code_evaluation import EvaluationSettings
 from .code_sampling import Batch, Generator, Writer, prompts_of, with_completions
 from .critic import Critic, critic_values, make_critic
@@ -35,6 +35,7 @@ from .reference import keep_aside, make_reference, reference_at_hand
 from .reward_failures import finite_rewards
 from .rewards import Reward, Verifier
 from .schedules import Schedule, with_schedule
+from .sharding import gathered, shard_networks
 
 Record = dict[str, Any]
 
@@ -179,6 +180,21 @@ class CodePolicy(EvaluatedPolicy):
                 "--model.reward.model_name_or_path FOLDER` or `--model.reward UnitTests`"
             )
 
+    def configure_model(self) -> None:
+        """Shard policy, reference and critic where the trainer's strategy is FSDP2; with any other, do nothing.
+
+        A learned reward is whole on every rank: it only scores, and its texts have other lengths on each.
+
+        Raises:
+            ValueError: for a reference that should wait on the CPU.
+        """
+        if self.device_mesh is not None and self.__dict__.get("reference") is not None:
+            raise ValueError(
+                "offload_reference is for a model that one device holds: sharded, the reference takes 1 / ranks of its "
+                "memory on each; leave it false"
+            )
+        shard_networks(self, self.policy, self.critic, self.reference)
+
     def on_train_start(self) -> None:
         """Look at every task before the first is learned from: a long prompt must not end a run of hours.
 
@@ -314,15 +330,24 @@ class CodePolicy(EvaluatedPolicy):
         frozen = ("reference.", "reward_function.")
         state = without_frozen(self, checkpoint["state_dict"])
         checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith(frozen)}
+        checkpoint[TRAINED] = list(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint that does not hold this policy's weights, or this adapter's."""
         super().on_load_checkpoint(checkpoint)
-        check_trained_weights(self, checkpoint["state_dict"], "policy.")
+        check_trained_weights(self, checkpoint, "policy.")
 
     def export(self, folder: Path) -> None:
-        """Write policy (or its adapter) and tokenizer as a folder for ``from_pretrained``."""
-        save_language_model(self.policy, self.tokenizer, folder, self.merge_adapter)
+        """Write policy (or its adapter) and tokenizer as a folder for ``from_pretrained``.
+
+        A sharded policy is gathered first, for which every rank has to call this; rank 0 writes.
+        """
+        given = self.hparams
+        policy = gathered(
+            self.policy, lambda: load_causal_lm(given["model_name_or_path"], given["lora_rank"], given["dtype"])
+        )
+        if policy is not None:
+            save_language_model(policy, self.tokenizer, folder, self.merge_adapter)
 
     def _score(self, model: Any, rollout: Rollout) -> ActionScores:  # noqa: ANN401
         return score_actions(model, prompts_of(rollout), rollout.actions, rollout.response_mask, self.temperature)

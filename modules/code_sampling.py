@@ -14,6 +14,7 @@ from ..rollout import Rollout
 from .language_model import PromptFormat, TokenBatch, end_token_ids, pad
 from .out_of_memory import RowsAtATime
 from .prompts import PromptLimits, check_prompt_format, prompt_tokens
+from .sharding import is_sharded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -88,6 +89,7 @@ class Writer:
                 noise=noise,
                 stops=stops,
                 max_rows=max_rows,
+                lockstep=is_sharded(model),
             )
 
         least = n if self.generator == "native" else 1  # it keeps a prompt's samples together

@@ -71,6 +71,7 @@ class ImageClassifier(ClassifierPart, SoundAutomaticSteps):
 
     def setup(self, stage: str) -> None:
         """Build the network for the data's classes and load the weights to start from, once."""
+        super().setup(stage)
         classes = self.take_data(stage)
         if self.weights is not None:
             kind = self.loss.kind

@@ -119,6 +119,7 @@ class PolicyModule(SoundSteps, ABC):
 
     def setup(self, stage: str) -> None:
         """Refuse a run that could not learn, before any time is spent on it."""
+        super().setup(stage)
         if stage == "fit":
             self._policy_update()
 

@@ -26,6 +26,7 @@ from .language_model import (
 from .prompts import check_prompt_format, check_room, records_of, within_context
 from .reference import make_reference, reference_at_hand
 from .schedules import Schedule, with_schedule
+from .sharding import gathered, shard_networks
 from .sound_steps import SoundAutomaticSteps
 
 if TYPE_CHECKING:
@@ -118,6 +119,10 @@ class PreferenceOptimization(SoundAutomaticSteps):
         """
         self._prompts(records_of(self.trainer.train_dataloader))
 
+    def configure_model(self) -> None:
+        """Shard the networks where the trainer's strategy is FSDP2."""
+        shard_networks(self, self.model, self.reference)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Mean loss of a batch of pairs."""
         loss, metrics = self._loss(batch)
@@ -143,8 +148,14 @@ class PreferenceOptimization(SoundAutomaticSteps):
         checkpoint["state_dict"] = {name: value for name, value in state.items() if not name.startswith("reference.")}
 
     def export(self, folder: Path) -> None:
-        """Write model and tokenizer as a folder for ``from_pretrained``."""
-        save_language_model(self.model, self.tokenizer, folder)
+        """Write model and tokenizer as a folder for ``from_pretrained``.
+
+        A sharded one is gathered first, for which every rank has to call this; rank 0 writes.
+        """
+        given = self.hparams
+        model = gathered(self.model, lambda: load_causal_lm(given["model_name_or_path"], given["lora_rank"]))
+        if model is not None:
+            save_language_model(model, self.tokenizer, folder)
 
     def _loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         chosen, rejected = self.log_ratios(batch)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from ..processes import sum_over_ranks
+from .sharding import check_strategy
 
 #: How many steps in a row may be skipped where no `FaultGuard` says otherwise.
 MAX_FAULTY_STEPS = 10
@@ -46,6 +47,10 @@ class SoundSteps(LightningModule):
         self._kept_buffers: KeptBuffers | None = None
         self._seen: tuple[Any, int] = (None, 0)
         self._first_fault = ""
+
+    def setup(self, stage: str) -> None:
+        """Refuse a strategy under which this module cannot run."""
+        check_strategy(self, stage)
 
     def on_fit_start(self) -> None:
         """Look for the buffers anew: the networks may have been built since."""

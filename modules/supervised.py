@@ -11,7 +11,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.nn import functional as F
 
-from .adapters import check_export, check_trained_weights, without_frozen
+from .adapters import TRAINED, check_export, check_trained_weights, without_frozen
 from .language_model import (
     PromptFormat,
     format_prompts,
@@ -23,6 +23,7 @@ from .language_model import (
 )
 from .prompts import check_prompt_format, check_room, records_of, within_context
 from .schedules import Schedule, with_schedule
+from .sharding import gathered, shard_networks
 from .sound_steps import SoundAutomaticSteps
 
 
@@ -65,6 +66,7 @@ class SupervisedFineTuning(SoundAutomaticSteps):
         self.max_length = within_context(max_length, self.model)
         self.strict_loading = False  # checkpoints hold what is trained
 
+<<<<<<< HEAD
     def on_train_start(self) -> None:
         """Look at every prompt before the first is learned from.
 
@@ -72,6 +74,11 @@ class SupervisedFineTuning(SoundAutomaticSteps):
             ValueError: for a prompt that leaves no room for a completion.
         """
         check_room(self.tokenizer, records_of(self.trainer.train_dataloader), self.prompt_format, self.max_length)
+=======
+    def configure_model(self) -> None:
+        """Shard the networks where the trainer's strategy is FSDP2."""
+        shard_networks(self, self.model)
+>>>>>>> 4ce6c84 (Policy, reference and critic sharded by FSDP2)
 
     def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:
         """Mean cross-entropy of the completions' tokens."""
@@ -94,15 +101,22 @@ class SupervisedFineTuning(SoundAutomaticSteps):
         """Keep what is trained: of a LoRA run the adapter only."""
         super().on_save_checkpoint(checkpoint)
         checkpoint["state_dict"] = without_frozen(self, checkpoint["state_dict"])
+        checkpoint[TRAINED] = list(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another kind of run."""
         super().on_load_checkpoint(checkpoint)
-        check_trained_weights(self, checkpoint["state_dict"], "model.")
+        check_trained_weights(self, checkpoint, "model.")
 
     def export(self, folder: Path) -> None:
-        """Write model (or its adapter) and tokenizer as a folder for ``from_pretrained``."""
-        save_language_model(self.model, self.tokenizer, folder, self.merge_adapter)
+        """Write model (or its adapter) and tokenizer as a folder for ``from_pretrained``.
+
+        A sharded one is gathered first, for which every rank has to call this; rank 0 writes.
+        """
+        given = self.hparams
+        model = gathered(self.model, lambda: load_causal_lm(given["model_name_or_path"], given["lora_rank"]))
+        if model is not None:
+            save_language_model(model, self.tokenizer, folder, self.merge_adapter)
 
     def _loss(self, batch: Sequence[Mapping[str, Any]]) -> tuple[Tensor, int]:
         prompts = format_prompts(self.tokenizer, [record["prompt"] for record in batch], self.prompt_format)

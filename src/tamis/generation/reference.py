@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .choosing import Chooser
+from .lockstep import check_equal_prompts
 from .modes import generation_mode
 from .sampling import Samples, check_request, noise_of
 from .stopping import StopStrings
@@ -33,6 +34,7 @@ def sample_with_transformers(
     noise: Tensor | None = None,
     stops: StopStrings | None = None,
     max_rows: int | None = None,
+    lockstep: bool = False,
 ) -> Samples:
     """The arguments, the result and the draws of `sample`; the loop, the cache and the end tokens of transformers.
 
@@ -40,6 +42,8 @@ def sample_with_transformers(
     from the distribution that scoring sees.
     """
     check_request(prompt_mask, max_new_tokens, num_samples, eos_token_ids)
+    if lockstep:
+        check_equal_prompts(prompt_mask)
     ids, mask = (tensor.repeat_interleave(num_samples, 0) for tensor in (prompt_ids, prompt_mask))
     drawn = noise_of(len(ids), max_new_tokens, temperature, generator, noise, ids)
     choose = Chooser(temperature, top_p, drawn)
@@ -57,6 +61,7 @@ def sample_with_transformers(
                 do_sample=False,  # the processor below has drawn already
                 logits_processor=[_Draw(choose, rows, ids.shape[1])],
                 stopping_criteria=[ends],
+                synced_gpus=lockstep,
             )[:, ids.shape[1] :]
         tokens[rows, : texts.shape[1]] = texts
         lengths[rows] = ends.lengths(texts, eos_token_ids, max_new_tokens)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .choosing import Chooser
+from .lockstep import check_equal_prompts, left_anywhere
 from .modes import generation_mode
 from .prefill import by_length, prefill
 from .stopping import StopStrings
@@ -54,6 +55,7 @@ def sample(
     noise: Tensor | None = None,
     stops: StopStrings | None = None,
     max_rows: int | None = None,
+    lockstep: bool = False,
 ) -> Samples:
     """Sample at a temperature from the full softmax or a nucleus of it, or greedily at temperature 0.
 
@@ -76,11 +78,16 @@ def sample(
         stops: stop strings of each of the P * N rows; a row ends with the token that completes one of its own.
         max_rows: rows decoded at a time, at least those of one prompt; prompts of similar length go together, so that
             little is spent on padding. ``None`` decodes all at once. It changes no row's draw.
+        lockstep: every process runs as many forwards as the one with the longest rows, as a model must have it whose
+            weights are sharded among them. It changes no row's draw.
 
     Raises:
-        ValueError: on a prompt that is not padded on the left, or sizes that make no sense.
+        ValueError: on a prompt that is not padded on the left, sizes that make no sense, or processes in lockstep that
+            have different numbers of prompts.
     """
     check_request(prompt_mask, max_new_tokens, num_samples, eos_token_ids)
+    if lockstep:
+        check_equal_prompts(prompt_mask)
     rows = len(prompt_ids) * num_samples
     choose = Chooser(temperature, top_p, noise_of(rows, max_new_tokens, temperature, generator, noise, prompt_ids))
     responses = _Responses.empty(rows, max_new_tokens, pad_token_id, prompt_ids.device)
@@ -92,7 +99,8 @@ def sample(
             logits, cache = prefill(model, prompt_ids[prompts, -width:], mask)
             cache.batch_repeat_interleave(num_samples)
             numbers = (prompts.unsqueeze(1) * num_samples + torch.arange(num_samples, device=prompts.device)).flatten()
-            decoder = _Decoder(model, cache, mask.repeat_interleave(num_samples, 0), numbers, eos_token_ids)
+            rows_mask = mask.repeat_interleave(num_samples, 0)
+            decoder = _Decoder(model, cache, rows_mask, numbers, eos_token_ids, lockstep)
             decoder.run(logits.repeat_interleave(num_samples, 0), responses, choose, stops)
     return responses.samples()
 
@@ -147,9 +155,15 @@ class _Decoder:
     """The state of one decoding loop: which response each row of the shrinking batch belongs to."""
 
     def __init__(
-        self, model: PreTrainedModel, cache: DynamicCache, mask: Tensor, rows: Tensor, eos_token_ids: Sequence[int]
+        self,
+        model: PreTrainedModel,
+        cache: DynamicCache,
+        mask: Tensor,
+        rows: Tensor,
+        eos_token_ids: Sequence[int],
+        lockstep: bool,
     ) -> None:
-        self.model, self.cache, self.mask, self.rows = model, cache, mask.long(), rows
+        self.model, self.cache, self.mask, self.rows, self.lockstep = model, cache, mask.long(), rows, lockstep
         self.eos = torch.tensor(list(eos_token_ids), device=mask.device)
         self.done = torch.zeros(len(mask), dtype=torch.bool, device=mask.device)
 
@@ -165,8 +179,9 @@ class _Decoder:
             if stops:
                 self._stop(stops, responses.tokens[:, : step + 1])
             responses.truncated[self.rows[self.done]] = False
-            remaining = int((~self.done).sum())  # the loop's one host sync, but for stop strings
-            if not remaining or step + 1 == limit:
+            left = (~self.done).sum()
+            remaining = int(left)  # the loop's one host sync, but for stop strings and lockstep
+            if step + 1 == limit or not (left_anywhere(left) if self.lockstep else remaining):
                 break
             if len(self.rows) - remaining >= _DROP_SHARE * len(self.rows):
                 chosen = chosen[self._drop_done()]
@@ -182,6 +197,8 @@ class _Decoder:
 
     def _drop_done(self) -> Tensor:
         kept = (~self.done).nonzero().squeeze(1)
+        if not len(kept):  # other processes have rows yet: one of ours stands in for what they wait for
+            kept = torch.zeros_like(self.rows[:1])
         self.cache.batch_select_indices(kept)
         self.mask, self.rows, self.done = self.mask[kept], self.rows[kept], self.done[kept]
         return kept
