@@ -261,6 +261,11 @@ class PolicyModule(SoundSteps, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Go on counting where the checkpoint stopped."""
         super().on_load_checkpoint(checkpoint)
+        if "iteration" not in checkpoint:
+            raise ValueError(
+                f"the checkpoint counts no iterations, so that another module than a {type(self).__name__} wrote it; "
+                "give --ckpt_path with the model that it was written with"
+            )
         self.iteration = int(checkpoint["iteration"])
 
     def _optimizers(self) -> list[LightningOptimizer]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import inspect
 import re
@@ -29,6 +30,8 @@ _OTHER_SHAPE = re.compile(
 _OTHER_KEYS = re.compile(r"(Missing|Unexpected) key\(s\) in state_dict: (.*)")
 _SHOWN = 3
 _DEAD_LOADER = re.compile(r"DataLoader worker \(pid\S* [\d, ]+\) (is killed by signal|exited unexpectedly)")
+#: What is wrong with a place on the disk, and never a bug.
+_NO_ACCESS = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR)
 #: Where Lightning and torch look at a user's options, and what to say beside what they say.
 _OPTION_CHECKS = {
     "lightning/pytorch/trainer/connectors/accelerator_connector.py": "Look at --trainer.accelerator (auto takes what "
@@ -86,6 +89,10 @@ def told(error: Exception) -> str | None:
             f"{str(error).strip()} A loader process that is killed most often had too little memory, or too little "
             "room in /dev/shm (`docker run --shm-size`): lower --data.num_workers or --data.batch_size; with "
             "num_workers 0 the run itself loads. `dmesg` tells what the system killed"
+    if isinstance(error, OSError) and error.errno in _NO_ACCESS and error.filename is not None:
+        return (
+            f"{error.filename}: {error.strerror}. Give another place (--run_dir, a cache_dir, the file's own option), "
+            "or mend its permissions"
         )
     misfits = _misfits(str(error))
     if misfits:

@@ -14,13 +14,14 @@ import torch
 _REFUSED = re.compile(r"(?:GLOBAL|class|global|Unsupported operand) ([\w.]+)")
 
 
-def read_torch_file(path: Path, way_out: str, safe: Sequence[type] = ()) -> Any:  # noqa: ANN401 - whatever it holds
+def read_torch_file(path: Path, way_out: str, safe: Sequence[type] = (), mapped: bool = False) -> Any:  # noqa: ANN401 - whatever it holds
     """What a file of torch.save holds, on the CPU: tensors and primitives, nothing else.
 
     Args:
         path: the file.
         way_out: what to do about a file that cannot be read, behind a semicolon.
         safe: further classes that may be in it.
+        mapped: leave the tensors in the file until they are used; for files in torch's format since 1.6 only.
 
     Raises:
         OSError: if the file cannot be opened.
@@ -28,7 +29,7 @@ def read_torch_file(path: Path, way_out: str, safe: Sequence[type] = ()) -> Any:
     """
     try:
         with torch.serialization.safe_globals(list(safe)):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except OSError as error:
         raise OSError(f"{path} cannot be read: {error.strerror or error}; {way_out}") from error
     except Exception as error:  # of bytes that are anything, torch's reader raises anything
