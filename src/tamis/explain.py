@@ -89,6 +89,7 @@ def told(error: Exception) -> str | None:
             f"{str(error).strip()} A loader process that is killed most often had too little memory, or too little "
             "room in /dev/shm (`docker run --shm-size`): lower --data.num_workers or --data.batch_size; with "
             "num_workers 0 the run itself loads. `dmesg` tells what the system killed"
+        )
     if isinstance(error, OSError) and error.errno in _NO_ACCESS and error.filename is not None:
         return (
             f"{error.filename}: {error.strerror}. Give another place (--run_dir, a cache_dir, the file's own option), "
