@@ -66,7 +66,6 @@ class SupervisedFineTuning(SoundAutomaticSteps):
         self.max_length = within_context(max_length, self.model)
         self.strict_loading = False  # checkpoints hold what is trained
 
-<<<<<<< HEAD
     def on_train_start(self) -> None:
         """Look at every prompt before the first is learned from.
 
@@ -74,11 +73,10 @@ class SupervisedFineTuning(SoundAutomaticSteps):
             ValueError: for a prompt that leaves no room for a completion.
         """
         check_room(self.tokenizer, records_of(self.trainer.train_dataloader), self.prompt_format, self.max_length)
-=======
+
     def configure_model(self) -> None:
         """Shard the networks where the trainer's strategy is FSDP2."""
         shard_networks(self, self.model)
->>>>>>> 4ce6c84 (Policy, reference and critic sharded by FSDP2)
 
     def training_step(self, batch: Sequence[Mapping[str, Any]], batch_idx: int) -> Tensor:
         """Mean cross-entropy of the completions' tokens."""
