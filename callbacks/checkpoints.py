@@ -19,14 +19,13 @@ from ..datamodules.loading import TrainingLoader
 from ..modules.policy import PolicyModule
 from ..modules.sound_steps import RepeatedFaults
 from ..processes import max_over_ranks, several_processes
+from ..run_dir.resume import RUN_STATE
 from .generators import generator_states, restore_generators
 from .interruption import Interruption
 from .restored_options import Made, keep_todays_options, options_made_with
 
 #: What may differ between a checkpoint and the run that goes on from it, if it is asked for by name.
 Difference = Literal["other_data", "other_world_size", "other_batch_size"]
-#: The key of a checkpoint under which lies what Lightning does not keep.
-RUN_STATE = "tamis"
 
 
 class RunCheckpoints(Checkpoint):
@@ -300,6 +299,8 @@ def _epoch_is_over(trainer: Trainer) -> bool:
 
 def _validation_follows(trainer: Trainer) -> bool:
     loop = trainer.fit_loop
+    if not sum(trainer.num_val_batches):
+        return False
     return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..functional import Denominators, weigh
 from ..modules.policy import PolicyModule
 from ..modules.sound_steps import SKIPPED
-from ..processes import mean_over_ranks, place
+from ..processes import mean_over_ranks, place, several_processes
 from ..rollout import Rollout
 
 Losses = Callable[[Rollout], tuple[Tensor, dict[str, Tensor]]]
@@ -129,16 +129,18 @@ def step(
     """
     stats: list[dict[str, Tensor]] = []
 
-    def passes(part: Rollout) -> Callable[[], Tensor]:
+    def passes(part: Rollout, with_environment: bool) -> Callable[[], Tensor]:
         def loss() -> Tensor:
             value, reported = losses(part)
             stats.append(reported)
-            return value
+            idle = several_processes() and not with_environment
+            return value + _no_gradient_of_the_environment(module) if idle else value
 
         return loss
 
+    parts = microbatches(minibatch, microbatch_size)
     norms = module.optimize(
-        [passes(part) for part in microbatches(minibatch, microbatch_size)],
+        [passes(part, environment_loss is not None and number == 0) for number, part in enumerate(parts)],
         environment_loss,
         max_grad_norm,
         hold=hold,
@@ -192,6 +194,15 @@ def mean_stats(steps: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
         for name in names
         if name != SKIPPED  # the module counts them
     }
+
+
+def _no_gradient_of_the_environment(module: PolicyModule) -> Tensor:
+    """0, on which the environment's networks depend: ranks wait for a gradient of every parameter in every pass."""
+    networks = module.networks()
+    idle = [networks[name] for name in module.environment_networks & networks.keys()]
+    parameters = [parameter for network in idle for parameter in network.parameters() if parameter.requires_grad]
+    # Sums of no elements: they cost nothing, and are 0 whatever the parameters are.
+    return sum((parameter.flatten()[:0].sum() for parameter in parameters), torch.zeros((), device=module.device))
 
 
 def _groups(rollout: Rollout, together: int) -> Tensor:

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+from .ranks import Ranks
+
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # A CUDA build of torch on a small machine: one thread a process is the fastest for tiny models.
@@ -120,6 +122,14 @@ def workspace(
 
 def _write_rows(path: Path, rows: list[dict[str, object]]) -> None:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Two gloo ranks; ``ranks(function, *arguments)`` runs a test module's function on both."""
+    both = Ranks()
+    yield both
+    both.close()
 
 
 @pytest.fixture(autouse=True)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from tamis.cli import run
 from tamis.datamodules import Phantoms
 from tamis.modules import ImageClassifier
+
+from .ranks import Ranks, tamis
 
 REPORT = ("test/per_class.csv", "test/groups.csv")
 METRICS = (
@@ -27,24 +26,13 @@ METRICS = (
 )
 
 
-def _tamis(arguments: list[str], folder: Path, processes: int) -> None:
-    """The command line; one process needs no other than this."""
-    if processes == 1:
-        run(arguments)
-        return
-    command = [sys.executable, "-m", "tamis", *arguments]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def _test(folder: Path, root: Path, processes: int) -> list[dict[str, str]]:
+def _test(ranks: Ranks, folder: Path, root: Path, processes: int) -> list[dict[str, str]]:
     """The rows of the report's tables and what was logged."""
     flags = [f"--data.root={root}", "--data.test_images=31", "--data.train_images=15", "--data.val_images=15"]
-    flags += ["--data.phantom_size=32", "--data.image_size=32", "--data.batch_size=4", f"--run_dir={folder}"]
-    flags += ["--model.backbone=test_resnet", f"--model.weights={root.parent}", "--trainer.accelerator=cpu"]
-    flags += [f"--trainer.devices={processes}", "--trainer.callbacks+=ClassificationReport"]
-    flags += ["--trainer.enable_progress_bar=false", *(["--trainer.strategy=ddp"] if processes > 1 else [])]
-    _tamis(["test", "--model=ImageClassifier", "--data=Phantoms", *flags], folder.parent, processes)
+    flags += ["--data.phantom_size=32", "--data.image_size=32", "--data.batch_size=4"]
+    flags += ["--model.backbone=test_resnet", f"--model.weights={root.parent}"]
+    flags += ["--trainer.callbacks+=ClassificationReport"]
+    tamis(ranks, processes, folder, ["test", "--model=ImageClassifier", "--data=Phantoms", *flags])
     rows: list[dict[str, str]] = []
     for name in REPORT:
         with (folder / name).open() as file:
@@ -54,11 +42,11 @@ def _test(folder: Path, root: Path, processes: int) -> list[dict[str, str]]:
     return [*rows, {key: logged[f"test/{key}"] for key in METRICS}]
 
 
-def test_two_processes_report_what_one_does(tmp_path: Path) -> None:
+def test_two_processes_report_what_one_does(ranks: Ranks, tmp_path: Path) -> None:
     data = Phantoms(str(tmp_path / "phantoms"), 15, 15, 31, phantom_size=32)
     data.prepare_data()
     ImageClassifier("test_resnet", num_classes=15).export(tmp_path)
-    one, two = (_test(tmp_path / f"run{processes}", tmp_path / "phantoms", processes) for processes in (1, 2))
+    one, two = (_test(ranks, tmp_path / f"run{processes}", tmp_path / "phantoms", processes) for processes in (1, 2))
     assert sum(int(row["support"]) for row in one[:15]) == 31
     for expected, found in zip(one, two, strict=True):
         assert found.keys() == expected.keys()
@@ -70,10 +58,10 @@ def test_two_processes_report_what_one_does(tmp_path: Path) -> None:
                 assert found[key] == text, key
 
 
-def test_two_processes_train_on_the_batches_of_one(tmp_path: Path) -> None:
+def test_two_processes_train_on_the_batches_of_one(ranks: Ranks, tmp_path: Path) -> None:
     Phantoms(str(tmp_path / "phantoms"), 40, 15, 15, phantom_size=32).prepare_data()
     ImageClassifier("test_vit", num_classes=15).export(tmp_path)  # a network without batch normalisation
-    one, two = (_fit(tmp_path / f"run{processes}", tmp_path, processes) for processes in (1, 2))
+    one, two = (_fit(ranks, tmp_path / f"run{processes}", tmp_path, processes) for processes in (1, 2))
     start = torch.load(tmp_path / "classifier.pt", weights_only=True)["state_dict"]
     assert one.keys() == two.keys() == start.keys()
     assert any((one[name] - start[name]).abs().max() > 1e-2 for name in one)
@@ -81,14 +69,13 @@ def test_two_processes_train_on_the_batches_of_one(tmp_path: Path) -> None:
         torch.testing.assert_close(two[name], parameter, atol=1e-4, rtol=1e-4, msg=name)
 
 
-def _fit(folder: Path, root: Path, processes: int) -> dict[str, torch.Tensor]:
+def _fit(ranks: Ranks, folder: Path, root: Path, processes: int) -> dict[str, torch.Tensor]:
     """The weights after two epochs of global batches of 8, every class as often, with all augmentation."""
     flags = [f"--data.root={root / 'phantoms'}", "--data.test_images=15", "--data.train_images=40"]
     flags += ["--data.val_images=15", "--data.phantom_size=32", "--data.image_size=32", "--data.sampling=balanced"]
-    flags += [f"--data.batch_size={8 // processes}", f"--data.num_workers={processes - 1}", f"--run_dir={folder}"]
-    flags += ["--model.backbone=test_vit", f"--model.weights={root}", "--trainer.accelerator=cpu"]
-    flags += ["--trainer.max_epochs=2", f"--trainer.devices={processes}", "--trainer.callbacks+=ModelExport"]
-    flags += ["--trainer.enable_progress_bar=false", *(["--trainer.strategy=ddp"] if processes > 1 else [])]
-    _tamis(["fit", "--model=ImageClassifier", "--data=Phantoms", *flags], root, processes)
+    flags += [f"--data.batch_size={8 // processes}", f"--data.num_workers={processes - 1}"]
+    flags += ["--model.backbone=test_vit", f"--model.weights={root}", "--trainer.max_epochs=2"]
+    flags += ["--trainer.callbacks+=ModelExport"]
+    tamis(ranks, processes, folder, ["fit", "--model=ImageClassifier", "--data=Phantoms", *flags])
     weights: dict[str, torch.Tensor] = torch.load(folder / "model" / "classifier.pt", weights_only=True)["state_dict"]
     return weights

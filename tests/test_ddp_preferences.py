@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tamis.cli import run
 from tamis.datamodules import Preferences
+
+from .ranks import Ranks, tamis
 
 # Whatever follows the prompt is a comment, until its line ends: some samples pass and some do not.
 TEST = "def check(f):\n    assert f() == 1\n"
 
 
-def _run(folder: Path, processes: int, *flags: str) -> Path:
-    flags += (f"--run_dir={folder}", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
-    if processes == 1:
-        run([*flags, "--trainer.devices=1"])
-        return folder
-    command = [sys.executable, "-m", "tamis", *flags, "--trainer.devices=2", "--trainer.strategy=ddp"]
-    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder
-
-
-def test_one_rank_writes_the_samples_of_both(tiny_model: str, tmp_path: Path) -> None:
+def test_one_rank_writes_the_samples_of_both(ranks: Ranks, tiny_model: str, tmp_path: Path) -> None:
     """Seven tasks in batches of two, so that the ranks' shares and batches are uneven."""
     prompts = [f"def f():\n    return 1\n    #{'x' * (7 - index)}" for index in range(7)]
     rows = [
@@ -41,7 +29,7 @@ def test_one_rank_writes_the_samples_of_both(tiny_model: str, tmp_path: Path) ->
     flags += [f"--model.model_name_or_path={tiny_model}", "--model.num_samples=4", "--model.max_new_tokens=6"]
     flags += ["--model.critic=none", "--model.reference=false", f"--data.predict={tasks}", "--data.eval_batch_size=2"]
     flags += ["--trainer.callbacks.pairs=random", "--return_predictions=false"]
-    one, two = (_run(tmp_path / f"run{processes}", processes, *flags) for processes in (1, 2))
+    one, two = (tamis(ranks, processes, tmp_path / f"run{processes}", flags) for processes in (1, 2))
     samples = [json.loads(line) for line in (two / "samples.jsonl").open()]
     assert len(samples) == 28
     assert {sample["passed"] for sample in samples} == {True, False}
@@ -49,7 +37,7 @@ def test_one_rank_writes_the_samples_of_both(tiny_model: str, tmp_path: Path) ->
         assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
-def test_two_ranks_measure_the_same_pairs_once(reward_folder: Path, pairs: Path, tmp_path: Path) -> None:
+def test_two_ranks_measure_the_same_pairs_once(ranks: Ranks, reward_folder: Path, pairs: Path, tmp_path: Path) -> None:
     """An odd number of held-out pairs: the sampler repeats one of them on the other rank."""
     data = Preferences(str(pairs), validation_share=0.1)
     data.setup("validate")
@@ -63,7 +51,7 @@ def test_two_ranks_measure_the_same_pairs_once(reward_folder: Path, pairs: Path,
     flags += [f"--data.path={kept}", "--data.eval_batch_size=3"]
     found = []
     for processes in (1, 2):
-        folder = _run(tmp_path / f"run{processes}", processes, *flags)
+        folder = tamis(ranks, processes, tmp_path / f"run{processes}", flags)
         (row,) = csv.DictReader((folder / "metrics.csv").open())
         found.append({name: float(value) for name, value in row.items() if name.startswith("val/")})
     assert len(found[0]) == 13

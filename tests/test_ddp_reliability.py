@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tamis.cli import run
+from .ranks import Ranks, tamis
 
 TEST = "def check(f):\n    assert f() == 1\n"
 
@@ -28,19 +26,14 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def _run(stage: str, folder: Path, flags: list[str], processes: int) -> None:
-    flags = [stage, "--model=CodePolicy", "--data=CodeTasks", f"--run_dir={folder}", *flags]
-    flags += ["--trainer.accelerator=cpu", f"--trainer.devices={processes}", "--trainer.enable_progress_bar=false"]
-    flags += ["--model.max_new_tokens=6", "--model.critic=none", "--model.reference=false"]
-    if processes == 1:
-        run(flags)
-        return
-    command = [sys.executable, "-m", "tamis", *flags, "--trainer.strategy=ddp"]
-    done = subprocess.run(command, cwd=folder.parent, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
+def _run(ranks: Ranks, stage: str, folder: Path, flags: list[str], processes: int) -> None:
+    flags = [stage, "--model=CodePolicy", "--data=CodeTasks", "--model.max_new_tokens=6", *flags]
+    tamis(ranks, processes, folder, [*flags, "--model.critic=none", "--model.reference=false"])
 
 
-def test_two_processes_report_what_one_does(tiny_model: str, reward_folder: Path, source: Path, tmp_path: Path) -> None:
+def test_two_processes_report_what_one_does(
+    ranks: Ranks, tiny_model: str, reward_folder: Path, source: Path, tmp_path: Path
+) -> None:
     flags = [f"--model.model_name_or_path={tiny_model}", "--model.eval_samples=4", "--model.eval_temperature=1.0"]
     flags += ["--model.reward=LearnedReward", f"--model.reward.model_name_or_path={reward_folder}"]
     flags += [f"--data.test={source}", "--data.eval_batch_size=2", "--trainer.logger=false"]
@@ -50,7 +43,7 @@ def test_two_processes_report_what_one_does(tiny_model: str, reward_folder: Path
         "--trainer.callbacks.bootstrap=50",
     ]
     for processes in (1, 2):
-        _run("test", tmp_path / f"run{processes}", flags, processes)
+        _run(ranks, "test", tmp_path / f"run{processes}", flags, processes)
     one, two = (json.loads((tmp_path / f"run{processes}" / "reliability.json").read_text()) for processes in (1, 2))
     assert (one["tasks"], one["samples_per_task"]) == (7, 4)
     assert sum(one["strategies"]["none"]["bin_counts"]) == 28
@@ -60,7 +53,7 @@ def test_two_processes_report_what_one_does(tiny_model: str, reward_folder: Path
 
 
 def test_two_processes_measure_and_choose_what_one_does(
-    tiny_model: str, reward_folder: Path, source: Path, tmp_path: Path
+    ranks: Ranks, tiny_model: str, reward_folder: Path, source: Path, tmp_path: Path
 ) -> None:
     flags = [f"--model.model_name_or_path={tiny_model}", "--model.num_samples=4", "--model.max_iterations=2"]
     flags += ["--model.reward=LearnedReward", f"--model.reward.model_name_or_path={reward_folder}"]
@@ -73,7 +66,7 @@ def test_two_processes_measure_and_choose_what_one_does(
     found = []
     for processes, batch in ((1, 2), (2, 1)):
         folder = tmp_path / f"run{processes}"
-        _run("fit", folder, [*flags, f"--data.batch_size={batch}"], processes)
+        _run(ranks, "fit", folder, [*flags, f"--data.batch_size={batch}"], processes)
         rows = list(csv.DictReader((folder / "metrics.csv").open()))
         probes = [row for row in rows if row["val/probe_reward"]]
         strategies = [float(row["filter/strategy"]) for row in rows if row["filter/strategy"]]

@@ -8,6 +8,7 @@ import logging
 import operator
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +16,19 @@ from typing import Any, NoReturn, get_args
 
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from . import callbacks, datamodules, modules
-from .callbacks import Filtration, PolicyUpdate
+from .callbacks import Filtration, PolicyUpdate, RunCheckpoints
 from .checkpoint_file import check_checkpoint
 from .config_file import ConfigFile
 from .explain import explain, told
+from .run_dir.events_file import EventsFile
+from .run_dir.metrics_file import MetricsFile
+from .run_dir.options import differing_options, options_to_take_over
+from .run_dir.record import RunRecord
+from .run_dir.resume import Found
+from .run_dir.start import AUTO, Start, checkpoint_of, option_in, start_of
 
 # Said of every run, and true of none that matters: our run directories are new, and no validation file is a choice.
 _HARMLESS = (
@@ -71,6 +78,7 @@ class TamisCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
+        self._checkpoint: Found | None = None
         keep_whole_numbers(Trainer.__init__)
         super().__init__(
             LightningModule,
@@ -78,6 +86,7 @@ class TamisCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             seed_everything_default=0,
+            save_config_callback=None,  # `RunRecord` writes it, once the run has been set up
             auto_configure_optimizers=False,
             parser_kwargs={"prog": "tamis", "description": _DESCRIPTION},
             args=list(args) if args is not None else None,
@@ -97,9 +106,17 @@ class TamisCLI(LightningCLI):
             "--run_dir",
             type=str | None,
             default=None,
-            help="Directory of this run: logs, checkpoints, exported models. It must be new or empty; "
-            "by default runs/<model>-<number>, the next free number.",
+            help="Directory of this run: logs, checkpoints, exported models. It must be new or empty, unless the run "
+            "goes on in it; by default runs/<model>-<number>, the next free number.",
         )
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="Go on with training from a checkpoint: its path, or `auto` for the newest whole one in --run_dir "
+            "(without that, in the newest run of this model). Where there is none, `auto` begins at the beginning.",
+        )
+        parser.add_class_arguments(RunCheckpoints, "checkpoint")
         parser.add_subclass_arguments(
             Filtration, "filter", required=False, help="Which rows may update the policy, e.g. --filter Filtration."
         )
@@ -122,41 +139,108 @@ class TamisCLI(LightningCLI):
                 raise
             self.parser.error(str(error), error)
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - LightningCLI's own
+        """Parse; what the options leave open is as in the checkpoint's run, where there is a checkpoint."""
+        given = [str(argument) for argument in (sys.argv[1:] if args is None else args)]
+        found = self._checkpoint_in(given)
+        if found is None:
+            super().parse_arguments(parser, given)
+            found = self._checkpoint_parsed()
+            if found is None:
+                return
+        self._checkpoint = found
+        config = found.state.get("config")
+        if not config:
+            super().parse_arguments(parser, given)
+            return
+        place = next(number for number, argument in enumerate(given) if argument in self.subcommands())
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as file:
+            file.write(options_to_take_over(config, given[place]))
+            file.flush()
+            # Before all others: of several configs a later one wins, and the command line over all.
+            super().parse_arguments(parser, [*given[: place + 1], f"--config={file.name}", *given[place + 1 :]])
+        self._forget(file.name)
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - LightningCLI's own signature
-        """Put the run into a directory of its own, and the filter and the update behind the other callbacks."""
-        run_dir = self._run_dir()
+        """Put the run into its directory, and the filter and the update behind the other callbacks."""
+        start = self._start()
+        self._tell_differences()
         config = self._get(self.config_init, "trainer", default={})
         if config.get("logger") is None:
-            from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-
             kwargs["logger"] = [
-                TensorBoardLogger(str(run_dir), name="", version=""),
-                CSVLogger(str(run_dir), name="", version=""),
+                EventsFile(start.run_dir, start.keep_until),
+                MetricsFile(start.run_dir, start.keep_until),
             ]
-        extra = [self._get(self.config_init, key) for key in ("filter", "update")]
         listed = config.get("callbacks") or []
         listed = listed if isinstance(listed, list) else [listed]  # `--trainer.callbacks NAME` gives one alone
+        extra = [self._get(self.config_init, key) for key in ("filter", "update")]
+        if self.subcommand == "fit" and config.get("enable_checkpointing") is not False and not config["fast_dev_run"]:
+            checkpoints = self._get(self.config_init, "checkpoint")
+            checkpoints.config = self._resolved()
+            extra.append(checkpoints)
+        if not config["fast_dev_run"]:
+            extra.append(RunRecord(start.run_dir, self._resolved(), lambda trainer: None))
         kwargs["callbacks"] = [*listed, *(callback for callback in extra if callback)]
-        return super().instantiate_trainer(**kwargs, default_root_dir=str(run_dir))
+        return super().instantiate_trainer(**kwargs, default_root_dir=str(start.run_dir))
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        if self._checkpoint is not None:
+            kwargs["ckpt_path"] = str(self._checkpoint.path)
+        if kwargs.get("weights_only") is None:
+            kwargs["weights_only"] = True  # a checkpoint is data, and data runs no code
+        return kwargs
 
     def _parse_ckpt_path(self) -> None:
         """Leave the options alone: LightningCLI lets a checkpoint's old options win over the command line's."""
 
-    def _run_dir(self) -> Path:
-        """A new directory, made by rank 0; processes that Lightning starts for the other ranks are told its name."""
-        chosen = self._get(self.config, "run_dir")
+    def _checkpoint_in(self, args: list[str]) -> Found | None:
+        """The checkpoint that the command line itself names, without which its options might not even parse."""
+        resume, ckpt_path, run_dir = (option_in(args, name) for name in ("resume", "ckpt_path", "run_dir"))
+        if resume == AUTO and run_dir is None:
+            return None
+        return checkpoint_of(resume, ckpt_path, run_dir, "")
+
+    def _checkpoint_parsed(self) -> Found | None:
+        """The checkpoint that a config names, or that is looked for below the runs of this model."""
+        if not self.config.get("subcommand"):
+            return None
+        options = self.config[self.config.subcommand]
+        resume, ckpt_path = options.get("resume"), options.get("ckpt_path")
+        return checkpoint_of(resume, ckpt_path, options.get("run_dir") or _told_run_dir(), _name_of(options["model"]))
+
+    def _start(self) -> Start:
+        """A directory made by rank 0; processes that Lightning starts for the other ranks are told its name."""
+        resume, run_dir = self._get(self.config, "resume"), self._get(self.config, "run_dir")
+        if resume is not None and self.subcommand != "fit":
+            raise ValueError(
+                f"--resume goes on with training; for {self.subcommand} name a checkpoint by --ckpt_path"
+            )
         if getattr(rank_zero_only, "rank", 0):
-            name = chosen or os.environ.get(_RUN_DIR_VARIABLE)
-            if name is None:
+            known = run_dir or _told_run_dir()
+            if known is None:
                 raise SystemExit("tamis: give every process the same --run_dir when you start the ranks yourself.")
-            return Path(name)
-        if chosen is None:
-            model = self._get(self.config, "model")
-            run_dir = _next_free(Path("runs"), model.class_path.rsplit(".", 1)[-1])
-        else:
-            run_dir = _empty(Path(chosen))
-        os.environ[_RUN_DIR_VARIABLE] = str(run_dir)
-        return run_dir
+            return Start(Path(known), self._checkpoint, None)
+        start = start_of(self._checkpoint, resume, run_dir, _name_of(self._get(self.config, "model")))
+        os.environ[_RUN_DIR_VARIABLE] = str(start.run_dir)
+        return start
+
+    def _resolved(self) -> str:
+        """This run's options as YAML that runs again unchanged."""
+        text: str = self._parser(self.subcommand).dump(self.config[str(self.subcommand)], skip_none=False)
+        return text
+
+    def _tell_differences(self) -> None:
+        """What is not as in the checkpoint's run; which counts is no secret either."""
+        then = None if self._checkpoint is None else self._checkpoint.state.get("config")
+        if then and self.subcommand == "fit":
+            for text in differing_options(then, self._resolved()):
+                rank_zero_info(f"not as in the checkpoint's run: {text}")
+
+    def _forget(self, file: str) -> None:
+        """The checkpoint's options came by a file that is gone: no later reader is to look for it."""
+        options = self.config[self.config.subcommand]
+        options["config"] = [path for path in options.get("config") or [] if str(path) != file] or None
 
 
 def run(args: Sequence[str] | None = None) -> TamisCLI:
@@ -185,33 +269,19 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
     return "Tip:" not in record.getMessage()
 
 
+def _told_run_dir() -> str | None:
+    """The directory that rank 0 has made, in a process that it started for another rank."""
+    return os.environ.get(_RUN_DIR_VARIABLE) if getattr(rank_zero_only, "rank", 0) else None
+
+
+def _name_of(model: Any) -> str:  # noqa: ANN401 - jsonargparse's namespace
+    return str(model.class_path).rsplit(".", 1)[-1]
+
+
 def _version() -> str:
     from . import __version__
 
     return __version__
-
-
-def _empty(run_dir: Path) -> Path:
-    # TensorBoard's file is there before anything has run; a run that failed on its input may be tried again.
-    if run_dir.is_dir() and any(not path.name.startswith("events.out.tfevents") for path in run_dir.iterdir()):
-        raise SystemExit(
-            f"tamis: the run directory {run_dir} is not empty, and nothing is overwritten. "
-            "Choose another --run_dir, or remove it."
-        )
-    run_dir.mkdir(parents=True, exist_ok=True)
-    return run_dir
-
-
-def _next_free(folder: Path, name: str) -> Path:
-    """``folder/name-<k>`` with the smallest free k, made at once so that two runs never share it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    number = 1
-    while True:
-        try:
-            (folder / f"{name}-{number}").mkdir()
-            return folder / f"{name}-{number}"
-        except FileExistsError:
-            number += 1
 
 
 def _class_names() -> list[str]:

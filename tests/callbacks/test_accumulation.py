@@ -1,10 +1,7 @@
-"""One gradient, however an optimiser batch is cut: into microbatches, and over ranks."""
+"""One gradient, however an optimiser batch is cut: into microbatches, and (in test_ddp_updates.py) over ranks."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +11,6 @@ from tamis.callbacks import Filtration, PPOUpdate, ReinforceUpdate
 from tamis.callbacks.minibatches import microbatches
 from tamis.callbacks.plan import refuse_idle_critic
 
-from .fixed import tokens
 from .fixed.tokens import ROWS, UPDATES, Tokens, fit, learn
 
 
@@ -28,28 +24,6 @@ def test_accumulation_changes_no_gradient(update: str) -> None:
         assert parts.keys() == whole.keys()
         for name, value in whole.items():
             torch.testing.assert_close(parts[name], value, atol=1e-6, rtol=1e-6)
-
-
-def test_two_ranks_learn_what_one_does(tmp_path: Path) -> None:
-    """The short rows lie on the first rank; each has two microbatches."""
-    updates = ["ppo_token_mean", "ppo_mask_seq_mean", "reinforce_token_mean", "bond_seq_sum", "preference_dpo"]
-    done = subprocess.run(
-        [sys.executable, str(tokens.__file__), str(tmp_path), *updates],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    for update in updates:
-        one = learn(update)
-        ranks = [torch.load(tmp_path / f"{update}.{rank}", weights_only=True) for rank in range(2)]
-        for name in one:
-            if name.startswith(("policy.", "critic.", "update/grad_norm")):
-                torch.testing.assert_close(ranks[0][name], one[name], atol=1e-6, rtol=1e-5)
-                assert torch.equal(ranks[0][name], ranks[1][name])
-            else:
-                mean = (ranks[0][name] + ranks[1][name]) / 2  # as the loggers reduce them
-                torch.testing.assert_close(mean, one[name], atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

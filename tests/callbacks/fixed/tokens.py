@@ -1,13 +1,8 @@
-"""A small policy whose drawn tokens are fixed, so that whole runs can be compared number by number.
-
-``python tokens.py FOLDER UPDATE ...`` trains an iteration on two processes and writes what each learned.
-"""
+"""A small policy whose drawn tokens are fixed, so that whole runs can be compared number by number."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, get_args
 
 import torch
@@ -48,8 +43,8 @@ class Tokens(PolicyModule):
         self.start.load_state_dict(self.policy.state_dict())
         nn.init.normal_(self.start.bias, generator=generator)
         features = torch.randn(ROWS, STEPS, WIDTH, generator=generator)
-        # The first half of the rows is short and the second long: a mean of means is far from the mean.
-        lengths = torch.tensor([1, 2, 1, 2, 1, 3, 1, 2, 6, 7, 5, 7, 6, 7, 7, 5])
+        # Every other group is short, and the others long: of two ranks' means the mean is far from that of all rows.
+        lengths = torch.tensor([1, 2, 1, 2, 6, 7, 5, 7, 1, 3, 1, 2, 6, 7, 7, 5])
         self.drawn = Rollout(
             group_ids=torch.arange(ROWS) // N,
             actions=torch.randint(TOKENS, (ROWS, STEPS), generator=generator),
@@ -154,7 +149,7 @@ def fit(module: Tokens, *callbacks: Any, processes: int = 1) -> Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    prompts = torch.arange(ROWS // N).view(processes, -1, 1)[trainer.global_rank]
+    prompts = torch.arange(ROWS // N).unsqueeze(1)[trainer.global_rank :: processes]
     trainer.fit(module, DataLoader(prompts, batch_size=len(prompts)))  # type: ignore[arg-type]
     return trainer
 
@@ -168,10 +163,3 @@ def learn(update: str, processes: int = 1, **sizes: int) -> dict[str, Tensor]:
     fit(module, *filters, UPDATES[update](max_grad_norm=None, **sizes), stats, processes=processes)
     networks = {f"{name}.{key}": v for name, net in module.networks().items() for key, v in net.state_dict().items()}
     return networks | dict(stats.seen[0])
-
-
-if __name__ == "__main__":
-    folder, *names = sys.argv[1:]
-    for each in names:
-        learned = learn(each, processes=2, microbatch_size=ROWS // 4)
-        torch.save(learned, Path(folder) / f"{each}.{torch.distributed.get_rank()}")
