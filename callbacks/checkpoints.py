@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -36,7 +37,8 @@ class RunCheckpoints(Checkpoint):
     tensors and primitives only. A file is written beside its place and renamed, so that a kill or a full disk leaves
     the last one as it was.
 
-    At Ctrl-C or SIGTERM the iteration is finished, a checkpoint written, and the process ends with status 130 or 143.
+    A checkpoint comes to its place when its iteration has been logged: no line of the logs is missing behind it. At
+    Ctrl-C or SIGTERM the iteration is finished, a checkpoint written, and the process ends with status 130 or 143.
 
     Args:
         every_n_iterations: write after so many iterations (training batches where no policy learns).
@@ -73,7 +75,8 @@ class RunCheckpoints(Checkpoint):
         self._loaded: Mapping[str, Any] | None = None
         self._written_at = time.monotonic()
         self._pending, self._ending = False, 0
-        self._last: tuple[Path, Path] | None = None
+        self._written: tuple[Path, Path] | None = None
+        self._behind_all = False
         self._facts: dict[str, Any] = {}
 
     # What a checkpoint holds
@@ -128,7 +131,7 @@ class RunCheckpoints(Checkpoint):
         """Note the options of optimisers and schedules before a checkpoint's state comes into them."""
         self._made = options_made_with(trainer.optimizers, _schedulers(trainer))
         self._facts = _facts(trainer)
-        self._pending, self._ending = False, 0
+        self._pending, self._ending, self._behind_all = False, 0, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on from a checkpoint's generators and options; from here on, signals wait for an iteration's end."""
@@ -173,13 +176,31 @@ class RunCheckpoints(Checkpoint):
             self._pending |= trainer.should_stop or last
             # From a checkpoint behind the last epoch Lightning starts nothing any more, not even what is done at the
             # end. It comes to its place when that is done.
-            self._settle(trainer, pl_module, publish=not last)
+            self._behind_all = last
+            self._settle(trainer, pl_module)
+
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401 - Lightning's signature
+        batch_idx: int,
+    ) -> None:
+        """By now the iteration before this has been logged, and a checkpoint of it may come to its place."""
+        path = self._publish(trainer)
+        if path is not None and self._ending:
+            name = signal.Signals(self._ending).name
+            rank_zero_info(f"Ended by {name} with {path}. The same command with `--resume auto` goes on from it.")
+            raise SystemExit(128 + self._ending)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What is done at the end can be done again from a checkpoint that is not behind all epochs."""
+        if not self._behind_all:
+            self._publish(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The run is whole, with whatever it leaves behind: so is its last checkpoint."""
-        if self._last is not None and trainer.is_global_zero:
-            self._publish(trainer, *self._last)
-        self._last = None
+        self._publish(trainer)
         loaded, self._loaded = self._loaded, None
         if loaded is not None:  # Lightning saw that no epoch is left, and has started nothing
             rank_zero_info(f"the training of {trainer.ckpt_path} was finished; nothing is left to do")
@@ -187,7 +208,10 @@ class RunCheckpoints(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Skipped steps leave nothing behind: the state is the one from before the first of them."""
         if isinstance(exception, RepeatedFaults):
-            self.write(trainer, pl_module)
+            self._write(trainer, pl_module)
+            path = self._publish(trainer)
+            if path is not None:
+                rank_zero_info(f"The state of before is in {path}")
         self._interruption.forget()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -196,53 +220,44 @@ class RunCheckpoints(Checkpoint):
 
     # How
 
-    def write(self, trainer: Trainer, module: LightningModule, *, publish: bool = True) -> Path:
-        """Write a checkpoint of this moment, between two iterations; every rank must call it.
-
-        Args:
-            trainer: of the run.
-            module: of the run.
-            publish: put it into its place now, or once the run has ended.
-        """
+    def _write(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write a checkpoint of this moment, between two iterations, beside its place; every rank must call it."""
         folder = self._folder(trainer)
         path = folder / f"iteration={iteration_of(trainer, module):08d}.ckpt"
         part = path.with_name(f".{path.name}.part")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             trainer.save_checkpoint(part)
-            self._last = None if publish else (part, path)
-            if publish and trainer.is_global_zero:
-                self._publish(trainer, part, path)
+            self._written = (part, path)
         except OSError as error:
-            part.unlink(missing_ok=True)
+            _remove(part)
             rank_zero_warn(
                 f"the checkpoint {path} could not be written: {error}. Those before it are as they were, and training "
                 "goes on; make room, or name another place by `--checkpoint.folder`"
             )
             trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other ranks wait
         self._written_at = time.monotonic()
+
+    def _publish(self, trainer: Trainer) -> Path | None:
+        """Put what was written in its place, and remove what is too old."""
+        written, self._written = self._written, None
+        if written is None:
+            return None
+        part, path = written
+        if trainer.is_global_zero:
+            _put_in_place(part, path)
+            found = sorted(path.parent.glob("iteration=*.ckpt"))
+            for old in found[: -self.keep] if self.keep is not None else []:
+                _remove(old)
         return path
 
-    def _publish(self, trainer: Trainer, part: Path, path: Path) -> None:
-        _put_in_place(part, path)
-        found = sorted(path.parent.glob("iteration=*.ckpt"))
-        for old in found[: -self.keep] if self.keep is not None else []:
-            old.unlink(missing_ok=True)
-
-    def _settle(self, trainer: Trainer, module: LightningModule, *, publish: bool = True) -> None:
-        """Write what is due, and end the run if that is wanted."""
+    def _settle(self, trainer: Trainer, module: LightningModule) -> None:
+        """Write what is due."""
         # In a row of skipped steps nothing is written that would look newer than the last good state.
         skipping = getattr(module, "faulty_in_a_row", 0) > 0 and not self._ending
         if self._pending and not skipping and not trainer.fit_loop._should_accumulate():
             self._pending = False
-            path = self.write(trainer, module, publish=publish or bool(self._ending))
-            if self._ending:
-                self._end(trainer, path)
-
-    def _end(self, trainer: Trainer, path: Path) -> NoReturn:
-        name = signal.Signals(self._ending).name
-        rank_zero_info(f"Ended by {name} with {path}. The same command with `--resume auto` goes on from it.")
-        raise SystemExit(128 + self._ending)
+            self._write(trainer, module)
 
     def _agree(self, trainer: Trainer) -> tuple[bool, int]:
         """Whether it is time for a checkpoint, and the signal that has come: the same on all ranks."""
@@ -304,8 +319,18 @@ def _validation_follows(trainer: Trainer) -> bool:
     return bool(loop.epoch_loop._should_check_val_fx(loop._data_fetcher))  # type: ignore[arg-type]
 
 
+def _remove(path: Path) -> None:
+    """A file, or a folder as strategies for sharded models write it."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _put_in_place(part: Path, path: Path) -> None:
-    """Rename what is surely on the disk; also a folder, as strategies for sharded models write it."""
+    """Rename what is surely on the disk."""
+    if path.is_dir():
+        _remove(path)  # a folder cannot be put in the place of another
     if part.is_file():
         with part.open("rb") as file:
             os.fsync(file.fileno())

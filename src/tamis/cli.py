@@ -213,9 +213,7 @@ class TamisCLI(LightningCLI):
         """A directory made by rank 0; processes that Lightning starts for the other ranks are told its name."""
         resume, run_dir = self._get(self.config, "resume"), self._get(self.config, "run_dir")
         if resume is not None and self.subcommand != "fit":
-            raise ValueError(
-                f"--resume goes on with training; for {self.subcommand} name a checkpoint by --ckpt_path"
-            )
+            raise ValueError(f"--resume goes on with training; for {self.subcommand} name a checkpoint by --ckpt_path")
         if getattr(rank_zero_only, "rank", 0):
             known = run_dir or _told_run_dir()
             if known is None:
