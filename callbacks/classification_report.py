@@ -6,6 +6,7 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
@@ -63,7 +64,7 @@ class ClassificationReport(Callback):
             return
         logits, labels = evaluated_images(module.metrics, stage)  # every rank takes part
         if trainer.is_global_zero:
-            self._write(trainer, logits.cpu(), labels.cpu(), stage, getattr(module, "iteration", trainer.global_step))
+            self._write(trainer, logits.cpu(), labels.cpu(), stage, getattr(module, "iteration", _step(trainer)))
 
     def _write(self, trainer: Trainer, logits: Tensor, labels: Tensor, stage: str, step: int) -> None:
         datamodule = getattr(trainer, "datamodule", None)
@@ -90,6 +91,11 @@ class ClassificationReport(Callback):
 
     def _folder(self, trainer: Trainer, stage: str) -> Path:
         return Path(self.folder or trainer.default_root_dir) / stage
+
+
+def _step(trainer: Trainer) -> int:
+    """Lightning's x-axis: a validation during training belongs to the batch before it, counted from 0."""
+    return trainer.global_step - 1 if trainer.state.fn == TrainerFn.FITTING else trainer.global_step
 
 
 def _title(stage: str, whole: GroupScores) -> str:

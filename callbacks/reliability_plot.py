@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..functional import wilson_interval
+from ..run_dir.writing import write_whole
 from .reliability_report import Report
 
 
@@ -30,7 +32,9 @@ def draw(found: Report, path: Path) -> None:
     curve.legend(frameon=False, fontsize=8)
     curve.grid(alpha=0.3)
     _strategies(bars, found)
-    figure.savefig(path, dpi=150)
+    picture = BytesIO()
+    figure.savefig(picture, format="png", dpi=150)
+    write_whole(path, picture.getvalue())
 
 
 def _curve(axes: Any, found: Report, name: str, color: str) -> None:  # noqa: ANN401 - matplotlib has no types

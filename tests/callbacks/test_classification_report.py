@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
@@ -19,6 +20,7 @@ from tamis.callbacks.classification_tables import groups_table, logged_metrics, 
 from tamis.callbacks.confusion_picture import confusion_figure
 from tamis.datamodules import Phantoms
 from tamis.modules import ImageClassifier, NoiseMaskPretraining
+from tamis.run_dir.metrics_file import MetricsFile
 
 Table = list[dict[str, str]]
 
@@ -131,6 +133,28 @@ def test_validations_are_reported_only_if_asked_to(tmp_path: Path) -> None:
     run = trainer(tmp_path, ClassificationReport(validation=True), max_epochs=2)
     run.fit(ImageClassifier("test_resnet", num_classes=3), images(), images(9))
     assert sum(column(read(tmp_path / "val" / "per_class.csv"), "support")) == 9
+
+
+class Grouped(LightningDataModule):
+    """Images of three classes in two groups."""
+
+    class_names: ClassVar = ["a", "b", "c"]
+    class_groups: ClassVar = {"anatomy": ["x", "x", "y"]}
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return images()
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return images(9)
+
+
+def test_the_groups_of_a_validation_stand_at_its_step(tmp_path: Path) -> None:
+    run = trainer(tmp_path, ClassificationReport(validation=True), max_epochs=2, logger=MetricsFile(tmp_path))
+    run.fit(ImageClassifier("test_resnet", num_classes=3), Grouped())
+    rows = read(tmp_path / "metrics.csv")
+    ours, theirs = ([row["step"] for row in rows if row[name]] for name in ("val/anatomy_y/accuracy", "val/accuracy"))
+    assert ours == theirs
+    assert len(ours) == 2
 
 
 def test_the_check_before_training_is_no_validation(tmp_path: Path) -> None:

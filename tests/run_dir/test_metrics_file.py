@@ -108,10 +108,21 @@ def test_killed_and_resumed_is_as_never_stopped(
     assert (tmp_path / "killed" / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
 
 
+def test_times_alone_make_no_row_of_metrics(tmp_path: Path) -> None:
+    log(MetricsFile(tmp_path), [(0, {"epoch": 0, "timing/s": 0.5})])
+    assert [path.name for path in tmp_path.iterdir()] == ["timing.csv"]
+
+
 def test_a_row_that_is_logged_again_replaces_the_old_one(tmp_path: Path) -> None:
     log(MetricsFile(tmp_path), SUPERVISED)
     log(MetricsFile(tmp_path, keep_until=2), [(2, {"epoch": 1, "loss": 7.0}), (3, {"epoch": 1, "loss": 8.0})])
     assert [row["loss"] for row in read(tmp_path / "metrics.csv")] == ["3.0", "2.0", "", "", "7.0", "8.0"]
+
+
+def test_a_column_of_dropped_rows_only_is_dropped_with_them(tmp_path: Path) -> None:
+    log(MetricsFile(tmp_path), POLICY)
+    log(MetricsFile(tmp_path, keep_until=2), POLICY[:1])
+    assert list(read(tmp_path / "metrics.csv")[0]) == ["epoch", "iteration", "rollout/reward_mean", "step", "val/loss"]
 
 
 def test_a_line_that_a_dead_machine_cut_off_goes(tmp_path: Path) -> None:
