@@ -119,6 +119,11 @@ class Filtration(PolicyCallback):
         counts = torch.zeros(len(rollout), device=rows.device)
         return rollout.replace(kept=counts.index_add(0, rows, counts.new_ones(len(rows))))
 
+    @property
+    def state_key(self) -> str:
+        """Filters one behind the other differ in what they do or in what they keep."""
+        return self._generate_state_key(strategy=self.strategy, keep=self.keep)
+
     def state_dict(self) -> dict[str, Any]:
         """The choice of the moment."""
         return {"chosen": self.chosen, "measured": self._measured} if self.strategy == "auto" else {}

@@ -81,13 +81,25 @@ class MaskDiagnostics(Callback):
         self._saved_twin: dict[str, Tensor] | None = None
         self._held_out: HeldOutImages | None = None
 
+    @property
+    def state_key(self) -> str:
+        """Two instances measure with draws of different seeds; other sizes of the same one go on with its twin."""
+        return self._generate_state_key(seed=self.seed)
+
     def state_dict(self) -> dict[str, Any]:
-        """The twin."""
-        return {"twin": None if self.twin is None else self.twin.state_dict()}
+        """The twin, and the last measurement, which the end of the fit speaks of."""
+        twin = None if self.twin is None else self.twin.state_dict()
+        if self.last is None:
+            return {"twin": twin, "last": None}
+        differences = {origin: list(difference) for origin, difference in self.last.differences.items()}
+        return {"twin": twin, "last": {"iteration": self.last.iteration, "differences": differences}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on with a saved twin."""
-        self._saved_twin = state_dict["twin"]
+        self._saved_twin, last = state_dict["twin"], state_dict.get("last")
+        if last is not None:
+            differences = {origin: Difference(*numbers) for origin, numbers in last["differences"].items()}
+            self.last = Measurement(last["iteration"], differences)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a module without a policy of masks."""

@@ -44,6 +44,23 @@ class MaskGallery(Callback):
         self._examples: tuple[Tensor, list[str]] | None = None
         self._drawn_at = -1
 
+    @property
+    def state_key(self) -> str:
+        """Galleries of other sizes or times have images of their own."""
+        return self._generate_state_key(every_n_iterations=self.every_n_iterations, images=self.images)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The images, so that a resumed run's pictures can be compared with those before."""
+        if self._examples is None:
+            return {}
+        images, titles = self._examples
+        return {"images": images.cpu(), "titles": list(titles), "drawn_at": self._drawn_at}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on with the same images."""
+        self._examples = (state_dict["images"], state_dict["titles"])
+        self._drawn_at = state_dict["drawn_at"]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a module without masks."""
         if not isinstance(pl_module, NoiseMaskPretraining):

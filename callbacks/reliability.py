@@ -142,14 +142,23 @@ class RewardReliability(PolicyCallback):
         if trainer.is_global_zero:
             self._report(rows, Path(self.folder or trainer.default_root_dir))
 
+    @property
+    def state_key(self) -> str:
+        """Measurements of different probe sets are not compared."""
+        return self._generate_state_key(probe=self.probe)
+
     def state_dict(self) -> dict[str, Any]:
-        """What the next measurement is compared with."""
-        return {} if self.probe is None else self._watch.state_dict()
+        """What the next measurement is compared with, and the newest one, by which a filter may be about to choose."""
+        if self.probe is None:
+            return {}
+        return self._watch.state_dict() | {"probed": None if self.probed is None else dict(vars(self.probed))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on comparing with the measurements before the checkpoint."""
         if self.probe is not None:
             self._watch.load_state_dict(state_dict)
+            newest = state_dict.get("probed")
+            self.probed = None if newest is None else Probed(**newest)
 
     def _report(self, rows: Sequence[Row], folder: Path) -> None:
         tasks, rewards, passed = matrices(rows)

@@ -43,6 +43,11 @@ class LastEpochsAverage(Callback):
         """Refuse a fit of which nobody knows the last epochs, or that has fewer."""
         if stage != "fit":
             return
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if sum(isinstance(callback, LastEpochsAverage) for callback in callbacks) > 1:
+            raise MisconfigurationException(
+                "a fit leaves one model, and two LastEpochsAverage would each make another mean of it; keep one of them"
+            )
         limit = trainer.max_epochs
         if limit is None or limit < self.epochs:
             raise MisconfigurationException(

@@ -165,7 +165,8 @@ class RewardModel(SoundAutomaticSteps):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the normalisation constants."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint[_NORMALISATION] = {"mean": self.model.reward_mean, "std": self.model.reward_std}
+        constants = {"mean": self.model.reward_mean, "std": self.model.reward_std}
+        checkpoint[_NORMALISATION] = constants | {"measured_at": self._normalised_at}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the normalisation constants back."""
@@ -175,6 +176,7 @@ class RewardModel(SoundAutomaticSteps):
             rank_zero_warn("this checkpoint holds no reward normalisation; train or export again to have it measured")
             return
         self.model.reward_mean, self.model.reward_std = float(constants["mean"]), float(constants["std"])
+        self._normalised_at = int(constants.get("measured_at", -1))
 
     def configure_optimizers(self) -> Any:  # noqa: ANN401 - Lightning's own union
         """The optimiser with its schedule over the run's steps."""

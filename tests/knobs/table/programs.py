@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import threading
 import warnings
 from functools import partial
@@ -21,7 +20,7 @@ from tamis.modules.rewards import Verifier
 
 from .learning import QUIET
 from .turning import Knobs, Of, Options, Turn
-from .words import Material, counted, fit, layer_of, listing, loader, trained
+from .words import Material, counted, fit, layer_of, listing, loader, trained, write_tasks
 
 #: A right answer of more than a KiB.
 LONG = "    return 2 * x  # " + "x" * 2000 + "\n"
@@ -29,12 +28,12 @@ LONG = "    return 2 * x  # " + "x" * 2000 + "\n"
 
 def sandbox_of(verifier: Verifier) -> tuple[str | None, int]:
     """The level, or why there is none, and how many threads drive its workers."""
-    before = threading.active_count()
+    before = set(threading.enumerate())
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             verifier.start()
-        return verifier.level, threading.active_count() - before
+        return verifier.level, len(set(threading.enumerate()) - before)
     except SandboxUnavailableError as error:
         return str(error), 0
     finally:
@@ -223,7 +222,7 @@ def _probed(material: Material, folder: Path, options: Options) -> Any:
     """How many answers are rewarded at a time, in the loop and of a probe set, and what a filter goes by."""
     given: Options = {name: options.pop(name) for name in ("candidates",) if name in options} | {"keep": 1}
     probe, sizes, strategies = folder / "probe.jsonl", list[int](), Strategies()
-    probe.write_text("".join(json.dumps(record["task"]) + "\n" for record in material.records))
+    write_tasks(probe, material.records)
 
     def reward(prompts: list[str], completions: list[str]) -> list[float]:
         sizes.append(len(completions))

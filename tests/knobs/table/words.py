@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -80,6 +81,11 @@ def material(folder: Path) -> Material:
     ]
     places = {name: str(folder / name) for name in ("model", "other", "scorer", "harsh")}
     return Material(**places, records=[task_record(row) for row in rows], pairs=pairs)
+
+
+def write_tasks(path: Path, records: Sequence[Mapping[str, Any]]) -> None:
+    """As a file, which a probe set can be read from."""
+    path.write_text("".join(json.dumps(record["task"]) + "\n" for record in records))
 
 
 def loader(records: Sequence[Any], batch_size: int) -> DataLoader[Any]:
