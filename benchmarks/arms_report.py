@@ -96,7 +96,8 @@ def read_training(folder: Folder, name: str, run_dir: Path) -> Training:
     with (run_dir / "metrics.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["rollout/reward_mean"]]
     config = yaml.safe_load((run_dir / "config.yaml").read_text(encoding="utf-8"))
-    loop_s = sum(float(row["timing/iteration_s"]) for row in rows)
+    with (run_dir / "timing.csv").open(encoding="utf-8", newline="") as file:
+        loop_s = sum(float(row["timing/iteration_s"]) for row in csv.DictReader(file))
     reward, kl = (float(rows[-1][name]) for name in ("rollout/reward_mean", "rollout/kl"))
     return Training(cpu_seconds(folder, name), loop_s, reward, kl, *sizes(config))
 

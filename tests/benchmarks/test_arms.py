@@ -51,8 +51,8 @@ def _training(folder: Path, name: str, cpu_s: float, reward: float, kl: float, s
     (folder / "stages" / f"{name}.json").write_text(json.dumps({"cpu_s": cpu_s, "wall_s": 99.0, "commit": "abc"}))
     with (run_dir / "metrics.csv").open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["rollout/reward_mean", "rollout/kl", "timing/iteration_s"])
-        writer.writerows([[-9.0, -9.0, 1.5], [reward, kl, 2.5]])
+        writer.writerows([["rollout/reward_mean", "rollout/kl"], [-9.0, -9.0], [reward, kl]])
+    (run_dir / "timing.csv").write_text("step,timing/iteration_s\n1,1.5\n2,2.5\n")
     config = {
         "model": {"init_args": {"num_samples": 5}},
         "data": {"init_args": {"batch_size": 64}},

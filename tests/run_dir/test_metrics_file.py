@@ -119,6 +119,16 @@ def test_a_row_that_is_logged_again_replaces_the_old_one(tmp_path: Path) -> None
     assert [row["loss"] for row in read(tmp_path / "metrics.csv")] == ["3.0", "2.0", "", "", "7.0", "8.0"]
 
 
+def test_only_a_row_of_the_same_names_is_replaced_and_only_once(tmp_path: Path) -> None:
+    log(MetricsFile(tmp_path), SUPERVISED[:5])
+    logger = MetricsFile(tmp_path, keep_until=2)
+    log(logger, [(2, {"epoch": 0, "train/accuracy": 0.75})])
+    rows = read(tmp_path / "metrics.csv")
+    assert [(row["train/accuracy"], row["loss"]) for row in rows[3:]] == [("0.75", ""), ("", "1.0")]
+    log(logger, [(2, {"epoch": 0, "train/accuracy": 1.0})])
+    assert [row["train/accuracy"] for row in read(tmp_path / "metrics.csv")[3:]] == ["0.75", "", "1.0"]
+
+
 def test_a_column_of_dropped_rows_only_is_dropped_with_them(tmp_path: Path) -> None:
     log(MetricsFile(tmp_path), POLICY)
     log(MetricsFile(tmp_path, keep_until=2), POLICY[:1])

@@ -42,11 +42,7 @@ TABLES = {
 
 
 def commands(folder: Path) -> list[list[str]]:
-    logger = "--trainer.logger=tamis.run_dir.metrics_file.MetricsFile"
-    return [
-        ["fit", *flags, *COMMON, f"--run_dir={folder / name}", logger, f"--trainer.logger.run_dir={folder / name}"]
-        for name, flags in ARGUMENTS.items()
-    ]
+    return [["fit", *flags, *COMMON, f"--run_dir={folder / name}"] for name, flags in ARGUMENTS.items()]
 
 
 @pytest.fixture(scope="module")
