@@ -109,6 +109,10 @@ class RunCheckpoints(Checkpoint):
         self._compare("other_world_size", "processes", state["world_size"], now["world_size"])
         for split in set(state["data"]) & set(now["data"]):
             self._compare("other_data", f"the {split} data (digest)", state["data"][split], now["data"][split])
+        batch_size = getattr(trainer.datamodule, "batch_size", None)  # type: ignore[attr-defined]
+        if batch_size is not None and state["position"]:
+            then = state["position"]["batch_size"]
+            self._compare("other_batch_size", "items a batch of all processes", then, batch_size * trainer.world_size)
         changed = [name for name, old in state["versions"].items() if now["versions"].get(name) != old]
         if changed:
             said = ", ".join(f"{name} {state['versions'][name]} -> {now['versions'].get(name)}" for name in changed)
@@ -277,7 +281,6 @@ class RunCheckpoints(Checkpoint):
         # Lightning does that, too, but not where a schedule has asked for the number of steps before.
         loader.load_state_dict(dict(position))
         size = loader.position().batch_size
-        self._compare("other_batch_size", "items a batch of all processes", position["batch_size"], size)
         if position["batch_size"] != size:
             current = trainer.fit_loop.epoch_loop.batch_progress.current
             batches = position["batches"] * position["batch_size"] // size

@@ -29,28 +29,39 @@ class ModelExport(Callback):
     there when all of it is written, and not before.
 
     Args:
-        folder: another place; an existing folder that is not empty is an error.
+        folder: another place; an existing folder that is not empty is an error, unless the run goes on from a
+            checkpoint: then it is this run's earlier end, which the new one replaces.
     """
 
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
+        self._trained = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse to overwrite before any time is spent."""
         if stage != "fit":
             return
         folder = self._folder(trainer)
-        if folder.is_dir() and any(folder.iterdir()):
+        self._trained = False
+        if trainer.ckpt_path is None and folder.is_dir() and any(folder.iterdir()):
             raise FileExistsError(f"{folder} already holds a model; choose another run_dir or folder, or remove it")
         if not isinstance(pl_module, Exportable):
             raise MisconfigurationException(f"{type(pl_module).__name__} has no export(folder); remove ModelExport")
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """There will be something to write, unless a resumed run has no epoch left."""
+        self._trained = True
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the model once, on rank 0; where its weights are sharded, the other ranks give theirs."""
-        if isinstance(pl_module, Exportable) and (trainer.is_global_zero or is_sharded(pl_module)):
-            folder = self._folder(trainer)
+        if not isinstance(pl_module, Exportable) or not self._trained:
+            return
+        folder = self._folder(trainer)
+        if trainer.is_global_zero:
             _export(pl_module, folder)
             rank_zero_info(f"Model written to {folder}")
+        elif is_sharded(pl_module):
+            pl_module.export(folder)  # gives its part, and writes nothing
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "model"
@@ -63,6 +74,8 @@ def _export(module: Exportable, folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         module.export(partial)
+        if folder.is_dir():
+            shutil.rmtree(folder)
         os.replace(partial, folder)
     except Exception as error:
         shutil.rmtree(partial, ignore_errors=True)

@@ -26,6 +26,7 @@ from .explain import explain, told
 from .run_dir.events_file import EventsFile
 from .run_dir.metrics_file import MetricsFile
 from .run_dir.options import differing_options, options_to_take_over
+from .run_dir.provenance import write_provenance
 from .run_dir.record import RunRecord
 from .run_dir.resume import Found
 from .run_dir.start import AUTO, Start, checkpoint_of, option_in, start_of
@@ -79,6 +80,7 @@ class TamisCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str] | None = None) -> None:
         self._checkpoint: Found | None = None
+        self._command: list[str] = []
         keep_whole_numbers(Trainer.__init__)
         super().__init__(
             LightningModule,
@@ -142,6 +144,7 @@ class TamisCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: ANN401 - LightningCLI's own
         """Parse; what the options leave open is as in the checkpoint's run, where there is a checkpoint."""
         given = [str(argument) for argument in (sys.argv[1:] if args is None else args)]
+        self._command = ["tamis", *given]
         found = self._checkpoint_in(given)
         if found is None:
             super().parse_arguments(parser, given)
@@ -179,7 +182,7 @@ class TamisCLI(LightningCLI):
             checkpoints.config = self._resolved()
             extra.append(checkpoints)
         if not config["fast_dev_run"]:
-            extra.append(RunRecord(start.run_dir, self._resolved(), lambda trainer: None))
+            extra.append(RunRecord(start.run_dir, self._resolved(), functools.partial(self._provenance, start)))
         kwargs["callbacks"] = [*listed, *(callback for callback in extra if callback)]
         return super().instantiate_trainer(**kwargs, default_root_dir=str(start.run_dir))
 
@@ -227,6 +230,12 @@ class TamisCLI(LightningCLI):
         """This run's options as YAML that runs again unchanged."""
         text: str = self._parser(self.subcommand).dump(self.config[str(self.subcommand)], skip_none=False)
         return text
+
+    def _provenance(self, start: Start, trainer: Trainer) -> None:
+        fingerprint = getattr(self.datamodule, "fingerprint", dict)
+        checkpoint = None if self._checkpoint is None else str(self._checkpoint.path)
+        seed = int(self._get(self.config, "seed_everything"))
+        write_provenance(start.run_dir, self._command, seed, fingerprint(), trainer.world_size, checkpoint)
 
     def _tell_differences(self) -> None:
         """What is not as in the checkpoint's run; which counts is no secret either."""

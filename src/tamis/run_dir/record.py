@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
@@ -23,9 +24,16 @@ class RunRecord(Callback):
 
     def __init__(self, run_dir: Path, config: str, also: Callable[[Trainer], None]) -> None:
         self.run_dir, self.config, self.also = run_dir, config, also
+        self._written = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Before the first batch."""
+    def on_train_batch_start(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        batch: Any,  # noqa: ANN401 - Lightning's signature
+        batch_idx: int,
+    ) -> None:
+        """Before the first batch, by when modules have looked at their data, too."""
         self._write(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -42,7 +50,8 @@ class RunRecord(Callback):
         self._write(trainer)
 
     def _write(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not self._written:
+            self._written = True
             write_whole(next_config(self.run_dir), self.config)
             self.also(trainer)
 

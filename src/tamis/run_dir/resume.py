@@ -36,7 +36,9 @@ def read_checkpoint(path: Path) -> Found:
     content = read_torch_file(file, "it is no whole checkpoint of a run: take another", mapped=True)
     if not isinstance(content, dict) or "loops" not in content:
         raise ValueError(f"{path} holds weights and no run: it has no progress in it; take a checkpoint of a run")
-    return Found(path, content.get(RUN_STATE, {}), int(content.get("iteration", content.get("global_step")) or 0))
+    # A policy counts its rows from 1, any other module from 0.
+    step = content["iteration"] if "iteration" in content else content.get("global_step", 0) - 1
+    return Found(path, content.get(RUN_STATE, {}), int(step))
 
 
 def newest_checkpoint(folder: Path) -> tuple[Found | None, list[str]]:
