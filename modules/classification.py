@@ -86,6 +86,11 @@ def log_evaluation(module: LightningModule, metrics: nn.ModuleDict, logits: Tens
     return kept
 
 
+def images_so_far(metrics: nn.ModuleDict, stage: str) -> int:
+    """How many images this rank has had in the evaluation that is under way."""
+    return _kept_images(metrics, stage).rows
+
+
 def evaluated_images(metrics: nn.ModuleDict, stage: str) -> tuple[Tensor, Tensor]:
     """``[N, classes]`` logits and ``[N]`` labels of all ranks' images so far; every rank must call this together."""
     kept = _kept_images(metrics, stage)

@@ -1,4 +1,4 @@
-"""The random cells of a training batch, each image's masks a function of seed, iteration and the image's number."""
+"""The random cells of a batch, each image's masks a function of seed, iteration and the image's number."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from torch import Tensor
 
 from ..seeding import generator_of
 from .noise_policy import CELL_MARGIN, MaskDistribution
-from .prompts import sample_keys
 
 
 class MaskDraws(NamedTuple):
@@ -24,12 +23,14 @@ class MaskDraws(NamedTuple):
         masks: K.
         rank: number of this process.
         ranks: how many there are; images are dealt to them in turn.
+        first: number of the batch's first image among this rank's, where a run is more than one batch.
     """
 
     run: str
     masks: int
     rank: int = 0
     ranks: int = 1
+    first: int = 0
 
     def beta(self, distribution: MaskDistribution, pathwise: bool = False) -> Tensor:
         """``[B * K, M]`` cells in (0, 1), one mask a row of the distribution.
@@ -81,10 +82,12 @@ class MaskDraws(NamedTuple):
         return mine
 
     def _keys(self, rows: int) -> list[str]:
-        return [f"mask/{key}" for key in sample_keys(self.run, rows // self.masks, self.masks, self.rank, self.ranks)]
+        images = range(self.first, self.first + rows // self.masks)
+        numbers = [image * self.ranks + self.rank for image in images]
+        return [f"mask/{self.run}/{number}/{mask}" for number in numbers for mask in range(self.masks)]
 
     def _of_all_ranks(self, device: torch.device) -> torch.Generator:
-        return generator_of(f"mask/{self.run}", device)
+        return generator_of(f"mask/{self.run}/{self.first * self.ranks}", device)
 
 
 class _Pathwise(torch.autograd.Function):

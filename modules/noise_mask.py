@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..functional import LabelKind, official_noise_objective
 from ..processes import mean_over_ranks, place, several_processes
 from ..rollout import Rollout
-from .classification import log_evaluation
+from .classification import images_so_far, log_evaluation
 from .classifier_part import ClassifierPart
 from .image_loss import ClassBalance, ImageLoss
 from .mask_draws import MaskDraws
@@ -25,7 +25,7 @@ from .noise_objective import (
     distribution_statistics,
     regularisation,
 )
-from .noise_policy import CELL_MARGIN, MaskDistribution, NoisePolicy, separate_draws
+from .noise_policy import CELL_MARGIN, MaskDistribution, NoisePolicy
 from .policy import ActionEvaluation, PolicyModule
 
 
@@ -64,7 +64,7 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
         policy_image_size: the policy looks at images resized to this many pixels; ``None`` at the full ones.
         channels_last: keep both networks and their images in that memory format; the same numbers but for rounding.
         masked_evaluation: validation and test also score the classifier behind mean and drawn masks; two more passes.
-        eval_seed: of the masks drawn in evaluation.
+        eval_seed: of the masks drawn in evaluation, each by its image's number in the split.
         label_kind: see `ImageClassifier`; ``None`` takes the datamodule's.
         class_balance: of the loss, and so of the reward, for unbalanced classes; see `ClassBalance`.
         policy_optimizer: makes the policy's optimiser.
@@ -242,23 +242,26 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
         return cross_entropy.detach() * (-1.0 if self.sign == "cooperative" else 1.0)
 
     @torch.no_grad()
-    def draw_masks(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """A drawn mask and the expected mask of each image, in evaluation mode, for pictures.
+    def draw_masks(self, images: Tensor, draws: MaskDraws | None = None) -> tuple[Tensor, Tensor]:
+        """A drawn mask and the expected mask of each image, in evaluation mode.
 
         Args:
             images: ``[B, 3, S, S]`` normalised.
+            draws: by which numbers; ``None`` takes PyTorch's global generator.
 
         Returns:
             Two tensors ``[B, 1, S, S]``.
         """
         if self.policy is None:
-            cells = self.random_cells(len(images))
+            rows = len(images)
+            cells = self.random_cells(rows) if draws is None else draws.uniform(rows, self.grid**2, images.device)
             expected = torch.full_like(cells, 0.5)
             if self.objective == "none":
                 cells = expected = torch.ones_like(cells)
         else:
             distribution = self.policy.evaluated(images)
-            cells, expected = distribution.sample(), distribution.mean()
+            cells = distribution.sample() if draws is None else draws.beta(distribution)
+            expected = distribution.mean()
         return self.render_masks(cells, images.shape[-1]), self.render_masks(expected, images.shape[-1])
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
@@ -285,11 +288,11 @@ class NoiseMaskPretraining(ClassifierPart, PolicyModule):
 
     def _evaluate(self, batch: tuple[Tensor, Tensor], batch_idx: int, stage: str) -> None:
         images, labels = batch
+        # The same weights give the same numbers, and training draws what it would have drawn without evaluation.
+        draws = MaskDraws(f"{stage}/{self.eval_seed}", 1, *place(), first=images_so_far(self.metrics, stage))
         kept = log_evaluation(self, self.metrics, self(images), labels, stage)
         if self.masked_metrics is not None:
-            # The same weights give the same numbers, and training draws what it would have drawn without evaluation.
-            with separate_draws(self.device, hash((self.eval_seed, batch_idx, self.global_rank))):
-                drawn, expected = self.draw_masks(images)
+            drawn, expected = self.draw_masks(images, draws)
             for kind, masks in zip(KINDS, (expected, drawn), strict=True):
                 self.masked_metrics.log(self, kind, self(images * masks)[:kept], labels[:kept], stage)
 

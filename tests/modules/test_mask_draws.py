@@ -28,6 +28,8 @@ def test_ranks_draw_what_one_process_draws(ranks: int, masks: int) -> None:
     rows = rows_of(8, masks)
     whole = MaskDraws("0/5", masks).beta(rows)
     flat = MaskDraws("0/5", masks).uniform(8 * masks, 6, CPU)
+    later = MaskDraws("0/5", masks, first=4).beta(rows.select(torch.arange(4 * masks, 8 * masks)))
+    assert torch.equal(later, whole[4 * masks :])
     for rank in range(ranks):
         mine = torch.arange(8 * masks).view(8, masks)[rank::ranks].flatten()
         draws = MaskDraws("0/5", masks, rank, ranks)
@@ -48,7 +50,7 @@ def test_a_row_is_what_torchs_beta_draws_with_its_gradient() -> None:
     cells = MaskDraws("7/1", 2).beta(ours, pathwise=True)
     weights = torch.randn_like(cells)
     (cells * weights).sum().backward()
-    for row, key in enumerate(f"mask/act/7/1/{image}/{mask}" for image in range(4) for mask in range(2)):
+    for row, key in enumerate(f"mask/7/1/{image}/{mask}" for image in range(4) for mask in range(2)):
         theirs = MaskDistribution(*(parameter[row].clone().requires_grad_() for parameter in rows))
         torch.manual_seed(seed_of(key))
         expected = theirs.rsample()
