@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -107,7 +109,7 @@ def test_ranks_skip_together(make: type[Policy] | type[Automatic]) -> None:
         trainer = Trainer(
             max_epochs=1,
             accelerator="cpu",
-            strategy="ddp_fork",
+            strategy=DDPStrategy(start_method="fork", process_group_backend="gloo", timeout=timedelta(seconds=60)),
             devices=2,
             use_distributed_sampler=False,
             callbacks=[InStep(), *([Step()] if make is Policy else [])],
