@@ -35,6 +35,8 @@ NO_OPTIONS = {"PolicyModule", "PolicyCallback", "PolicyUpdate", "Reward", "Actio
 #: What ``tamis`` adds to Lightning's keys, and the test of each.
 KEYS = {
     "run_dir": "test_cli.py::test_a_run_directory_is_never_reused",
+    "resume": "test_precedence.py::test_resume_takes_the_newest_whole_one",
+    "checkpoint": "test_precedence.py::test_another_problem_is_refused_unless_asked_for",
     "filter": "test_cli.py::test_short_names_and_single_flags",
     "update": "test_cli.py::test_the_update_is_exchanged_by_one_flag",
 }
@@ -124,6 +126,7 @@ def test_no_key_of_a_resolved_config_escapes(parser: Any, name: str) -> None:
     lightning = {"seed_everything", "trainer", "model", "data", "ckpt_path", "weights_only"}
     assert set(resolved) - lightning == KEYS.keys()
     assert set(resolved["trainer"]) == set(inspect.signature(Trainer).parameters)
+    assert set(resolved["checkpoint"]) == TURNED["RunCheckpoints"]
     found = list(_keys(resolved))
     assert len(found) > 15
     for kind, option in found:
