@@ -16,7 +16,15 @@ from torch.utils.data import DataLoader
 
 from tamis.callbacks import FaultGuard, PolicyUpdate, RolloutMetrics
 from tamis.callbacks.minibatches import mean_stats
-from tamis.modules import ActionEvaluation, ImageClassifier, PolicyModule, RepeatedFaults, RewardModel
+from tamis.modules import (
+    ActionEvaluation,
+    ImageClassifier,
+    PolicyModule,
+    PreferenceOptimization,
+    RepeatedFaults,
+    RewardModel,
+    SupervisedFineTuning,
+)
 from tamis.modules.sound_steps import SKIPPED, KeptBuffers, SoundAutomaticSteps
 from tamis.rollout import Rollout
 
@@ -207,6 +215,20 @@ def test_the_count_is_in_the_checkpoint(tmp_path: Path) -> None:
     resumed, again = Pair(), _trainer(Steps(), max_epochs=2)
     again.fit(resumed, DataLoader(_batches(["", ""]), batch_size=None), ckpt_path=tmp_path / "run.ckpt")  # type: ignore[arg-type]
     assert (resumed.skipped_steps, resumed.faulty_in_a_row) == (1, 0)
+
+
+def test_every_module_keeps_the_count(tiny_model: str) -> None:
+    """Also those that put more into a checkpoint."""
+    for make in (SupervisedFineTuning, RewardModel, PreferenceOptimization):
+        module, resumed = make(tiny_model), make(tiny_model)
+        module.skipped_steps = 3
+        checkpoint: dict[str, Any] = {"state_dict": module.state_dict()}
+        module.on_save_checkpoint(checkpoint)
+        resumed.on_load_checkpoint(checkpoint)
+        assert resumed.skipped_steps == 3
+    classifier = _classifier()
+    classifier.on_load_checkpoint(checkpoint)
+    assert classifier.skipped_steps == 3
 
 
 # Modules whose optimiser Lightning steps
