@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,8 @@ from tamis.modules import (
 )
 from tamis.modules.policy import PolicyModule
 from tamis.rollout import Rollout
+from tamis.run_dir.metrics_file import MetricsFile
+from tamis.run_dir.resume import read_checkpoint
 
 _Adam = partial(torch.optim.AdamW, lr=3e-3)
 
@@ -147,7 +150,8 @@ def run(setting: Setting, folder: Path, checkpoint: Path | None = None) -> Outco
         accelerator="cpu",
         max_epochs=setting.epochs,
         callbacks=[diary, *setting.callbacks(), checkpoints],
-        logger=False,
+        logger=MetricsFile(folder, None if checkpoint is None else read_checkpoint(checkpoint).step),
+        log_every_n_steps=1,
         enable_progress_bar=False,
         enable_model_summary=False,
         **setting.options,
@@ -182,6 +186,8 @@ def test_going_on_from_any_checkpoint_changes_no_bit(name: str, settings: dict[s
     assert len(found) >= len(whole.pages) - 1
     # In the middle of an epoch, at its end, just behind that, and at the end of all.
     for checkpoint in {number: found[number] for number in (0, 2, 3, len(found) - 1) if number < len(found)}.values():
+        (tmp_path / checkpoint.name).mkdir()  # as in the directory of a run that was killed much later
+        shutil.copy(tmp_path / "whole" / "metrics.csv", tmp_path / checkpoint.name)
         rest = run(setting, tmp_path / checkpoint.name, checkpoint)
         if not rest.pages and setting.epochs * 3 == len(whole.pages):
             continue  # all epochs are done, and Lightning starts nothing
@@ -189,4 +195,6 @@ def test_going_on_from_any_checkpoint_changes_no_bit(name: str, settings: dict[s
         assert differences(rest.pages, pages) == [], checkpoint.name
         assert differences(rest.weights, whole.weights) == [], checkpoint.name
         assert differences(rest.optimizers, whole.optimizers) == [], checkpoint.name
+        logs = [(folder / "metrics.csv").read_bytes() for folder in (tmp_path / "whole", tmp_path / checkpoint.name)]
+        assert logs[0] == logs[1], checkpoint.name
         assert len(rest.pages) + int(checkpoint.stem.partition("=")[2]) >= len(whole.pages)
