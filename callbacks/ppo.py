@@ -61,7 +61,8 @@ class PPOUpdate(PolicyUpdate):
 
     Args:
         epochs: passes over the kept rows of an iteration.
-        minibatch_size: rows an optimiser step; ``None`` takes one step an epoch on all rows.
+        minibatch_size: rows of each process an optimiser step; ``None`` takes one step an epoch on all rows. Half of it
+            on two processes makes the minibatches of one.
         microbatch_size: rows a forward and backward pass, whose gradients add up to the minibatch's; ``None`` passes
             over all of it at once.
         clip_range: epsilon of the policy's clipping.
