@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import random
 import subprocess
@@ -77,7 +78,18 @@ def test_same_seed_and_config_give_the_same_bytes(program: str, runs: tuple[Path
         assert {"timing/iteration_s", "step"} <= set(next(csv.DictReader(file)))
 
 
+@pytest.mark.parametrize("program", list(ARGUMENTS))
+def test_a_run_says_what_it_was_started_with(program: str, runs: tuple[Path, Path]) -> None:
+    command = commands(runs[0])[list(ARGUMENTS).index(program)]
+    found = json.loads((runs[0] / program / "run.json").read_text())
+    assert found["command"] == ["tamis", *command]
+    assert [found["seed"], found["processes"], found["resumed"]] == [0, 1, []]
+    there = json.loads((runs[1] / program / "run.json").read_text())
+    assert found["datasets"] == there["datasets"] != {}
+    assert found["versions"] == there["versions"]
+
+
 def test_no_file_holds_a_variable_of_the_environment(runs: tuple[Path, Path]) -> None:
     files = [path for folder in runs for path in folder.rglob("*") if path.is_file()]
-    assert {"config.yaml", "metrics.csv", "rollouts.jsonl"} <= {path.name for path in files}
+    assert {"config.yaml", "run.json", "metrics.csv", "timing.csv", "rollouts.jsonl"} <= {path.name for path in files}
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []

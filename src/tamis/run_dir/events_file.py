@@ -63,7 +63,7 @@ class EventsFile(TensorBoardLogger):
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Flush and close."""
-        if self._experiment is not None and not self._stopped:
+        if self._experiment is not None:
             self._unless_full(lambda: self.experiment.flush())
             self._unless_full(lambda: self.experiment.close())
 
