@@ -137,7 +137,7 @@ class PPOUpdate(PolicyUpdate):
         self.minibatch_size, self.microbatch_size = minibatch_size, microbatch_size
         self.clip_range, self.value_clip_range = clip_range, value_clip_range
         self.value_coef, self.entropy_coef = value_coef, entropy_coef
-        self.kl_coef = kl_coef
+        self.kl_coef = self._began_at = kl_coef
         self.kl_estimator: KLEstimator = kl_estimator
         self.kl_place: KLPlace = kl_place
         self.kl_target = kl_target
@@ -159,11 +159,11 @@ class PPOUpdate(PolicyUpdate):
 
     def state_dict(self) -> dict[str, Any]:
         """The KL coefficient, where it is adapted."""
-        return {} if self.kl_target is None else {"kl_coef": self.kl_coef}
+        return {} if self.kl_target is None else {"kl_coef": self.kl_coef, "began_at": self._began_at}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a saved coefficient; a fixed one is what the options say."""
-        if self.kl_target is not None:
+        """Go on from a saved coefficient, unless it is fixed or today's options begin at another one."""
+        if self.kl_target is not None and state_dict.get("began_at", self.kl_coef) == self.kl_coef:
             self.kl_coef = float(state_dict["kl_coef"])
 
     @property

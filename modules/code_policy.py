@@ -201,6 +201,7 @@ class CodePolicy(EvaluatedPolicy):
         Raises:
             ValueError: for a prompt that is empty or too long, or a task that cannot be rewarded.
         """
+        super().on_train_start()
         records = records_of(self.trainer.train_dataloader)
         self.writer.check(records)
         if self.reward_function is not None:

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from ..rollout import Rollout
@@ -252,6 +253,12 @@ class PolicyModule(SoundSteps, ABC):
 
     def _moment(self) -> str:
         return f"iteration {self.iteration + 1}"
+
+    def on_train_start(self) -> None:
+        """A resumed run that has reached its number of iterations has nothing left to do but its end."""
+        if self.max_iterations is not None and self.iteration >= self.max_iterations:
+            rank_zero_info(f"{self.iteration} of max_iterations={self.max_iterations} are done; raise it to go on")
+            self.trainer.should_stop = True
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the iteration counter."""
