@@ -20,7 +20,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from . import callbacks, datamodules, modules
 from .callbacks import Filtration, PolicyUpdate, RunCheckpoints
-from .checkpoint_file import check_checkpoint
 from .config_file import ConfigFile
 from .explain import explain, told
 from .run_dir.events_file import EventsFile
@@ -125,12 +124,6 @@ class TamisCLI(LightningCLI):
         parser.add_subclass_arguments(
             PolicyUpdate, "update", required=False, help="How the policy learns, e.g. --update PPOUpdate."
         )
-
-    def before_instantiate_classes(self) -> None:
-        """Look at the checkpoint before models are loaded for it."""
-        ckpt_path = self._get(self.config, "ckpt_path")
-        if ckpt_path is not None:
-            check_checkpoint(str(ckpt_path))
 
     def instantiate_classes(self) -> None:
         """Say why a class could not be made, without the parser's own stack."""

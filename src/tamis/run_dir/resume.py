@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +11,7 @@ from ..torch_files import read_torch_file
 
 #: The key of a checkpoint under which lies what Lightning does not keep, see `tamis.callbacks.RunCheckpoints`.
 RUN_STATE = "tamis"
+_WAY_OUT = "give a .ckpt that a run wrote into its directory"
 
 
 class Found(NamedTuple):
@@ -33,9 +35,16 @@ def read_checkpoint(path: Path) -> Found:
         ValueError: if it is none, is not whole, or holds more than tensors and primitives.
     """
     file = path / "meta.pt" if path.is_dir() else path  # as Lightning writes sharded ones
-    content = read_torch_file(file, "it is no whole checkpoint of a run: take another", mapped=True)
+    if not file.is_file():
+        raise ValueError(f"{path} is a folder and no checkpoint; {_WAY_OUT}")
+    content = read_torch_file(file, _WAY_OUT, mapped=zipfile.is_zipfile(file))
     if not isinstance(content, dict) or "loops" not in content:
-        raise ValueError(f"{path} holds weights and no run: it has no progress in it; take a checkpoint of a run")
+        names = ", ".join(map(str, list(content)[:3])) if isinstance(content, dict) else ""
+        held = f"the keys {names}" if names else f"a {type(content).__name__}"
+        raise ValueError(
+            f"{path} is no checkpoint of a run, it holds {held}; "
+            f"{_WAY_OUT} (weights alone go to an option of the model, such as --model.weights)"
+        )
     # A policy counts its rows from 1, any other module from 0.
     step = content["iteration"] if "iteration" in content else content.get("global_step", 0) - 1
     return Found(path, content.get(RUN_STATE, {}), int(step))

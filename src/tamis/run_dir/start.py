@@ -13,6 +13,8 @@ from .resume import Found, newest_checkpoint, read_checkpoint
 
 RUNS = Path("runs")
 AUTO = "auto"
+#: As a --ckpt_path, Lightning looks for a file by itself.
+LIGHTNINGS_WORDS = frozenset({"best", "last", "hpc"})
 _NOTHING_KNOWN = -1  # every logged step is later
 
 
@@ -47,10 +49,13 @@ def checkpoint_of(resume: str | None, ckpt_path: str | None, run_dir: str | None
     if resume == AUTO:
         return _newest(Path(run_dir) if run_dir is not None else newest_run(RUNS, name), name)
     path = resume if resume is not None else ckpt_path
-    if path is None or (resume is None and not Path(path).exists()):  # Lightning has words of its own: best, last, ...
+    if path is None or (resume is None and (path in LIGHTNINGS_WORDS or "://" in path)):
         return None
     if not Path(path).exists():
-        raise ValueError(f"--resume {path}: there is no such checkpoint; give its path, or `auto` for the newest")
+        option = "--ckpt_path" if resume is None else "--resume"
+        raise ValueError(
+            f"{option} {path}: there is no such checkpoint; give its path, or `--resume auto` for the newest"
+        )
     return read_checkpoint(Path(path))
 
 
