@@ -36,7 +36,7 @@ class ValueHead(nn.Module):
         """``[..., H]`` hidden states to ``[...]`` values."""
         with torch.autocast(hidden.device.type, enabled=False):  # a trainer's bf16-mixed would round the values
             values: Tensor = self.layers(hidden.float()).squeeze(-1)
-        return values
+        return values.clone()  # no view: FSDP2 hangs the backward pass on what a module returns
 
 
 class ScalarHeadModel(nn.Module):

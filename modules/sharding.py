@@ -51,8 +51,9 @@ def check_strategy(module: LightningModule, stage: str) -> None:
         raise MisconfigurationException(f"{name} is not made to be sharded (FSDP2); use `--trainer.strategy ddp`.")
     if stage in ("predict", "test"):
         raise MisconfigurationException(
-            f"{TrainerFn(stage).value} is not for sharded models: the ranks could have different numbers of batches, and would wait for "
-            "each other for ever. Use `--trainer.strategy ddp`, or one process, with the model that fit has exported."
+            f"{TrainerFn(stage).value} is not for sharded models: the ranks could have different numbers of batches, "
+            "and would wait for each other for ever. Use `--trainer.strategy ddp`, or one process, with the model that "
+            "fit has exported."
         )
     split = strategy.device_mesh["tensor_parallel"].size()
     if split != 1:

@@ -25,6 +25,9 @@ def _blocks(language: str) -> list[str]:
 COMMANDS = [line for block in _blocks("bash") for line in block.splitlines() if line.strip()]
 TAMIS = [command for command in COMMANDS if command.startswith("tamis ")]
 
+#: Commands for several processes, devices or machines stand in blocks of their own: their options are read here.
+ELSEWHERE = [line for block in _blocks("sh") for line in block.splitlines() if " fit " in line]
+
 #: Commands that draw 320 answers an iteration.
 _IN_THE_LOOP = re.compile(r"tamis fit --config configs/quickstart/(raft|bond|iterative_dpo|rloo|grpo|ppo_|pf_ppo_)")
 
@@ -72,6 +75,19 @@ def test_command(command: str, workspace: Path, tmp_path: Path, monkeypatch: pyt
         ImageClassifier(backbone, num_classes=15).export(Path(heated[1]))
     cli = run(_small(command, tmp_path / "run"))
     assert cli.trainer.default_root_dir == str(tmp_path / "run")
+
+
+@pytest.mark.parametrize("command", ELSEWHERE)
+def test_command_for_other_machines_is_read(
+    command: str, workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(workspace)
+    launcher, _, options = command.partition("tamis ")
+    assert launcher in ("", "srun python -m ") or launcher.startswith("torchrun ")
+    with pytest.raises(SystemExit) as ended:
+        run([*shlex.split(options.replace("configs/", f"{ROOT}/configs/", 1)), "--print_config"])
+    assert ended.value.code == 0
+    assert "strategy" in capsys.readouterr().out
 
 
 def test_the_other_commands_are_known() -> None:

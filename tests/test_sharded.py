@@ -1,13 +1,8 @@
-"""FSDP2 on two CPU processes against one: the same draws, weights, metrics and files.
-
-The file is also the script that both run; see `train`.
-"""
+"""FSDP2 on two CPU processes against one: the same draws, weights, metrics and files."""
 
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -27,6 +22,8 @@ from tamis.modules.policy import PolicyModule
 from tamis.modules.rewards import LearnedReward
 from tamis.modules.sharding import check_strategy
 from tamis.rollout import Rollout
+
+from .ranks import Ranks
 
 # Adam without its noise: gradients that are nothing but rounding would be steps of full length otherwise.
 ADAMW = partial(torch.optim.AdamW, lr=1e-3, eps=1e-3)
@@ -87,8 +84,8 @@ def policy(data: Path, **options: Any) -> CodePolicy:
 
 
 def tasks(data: Path, ranks: int) -> CodeTasks:
-    files = {"train": str(data / "train.jsonl"), "validation": str(data / "validation.jsonl")}
-    return CodeTasks(**files, test=files["validation"], batch_size=4 // ranks, eval_batch_size=2)
+    train, held_out = str(data / "train.jsonl"), str(data / "validation.jsonl")
+    return CodeTasks(train=train, validation=held_out, test=held_out, batch_size=4 // ranks, eval_batch_size=2)
 
 
 def pf_ppo(data: Path, out: Path, ranks: int, name: str, iterations: int, **options: Any) -> dict[str, Any]:
@@ -151,17 +148,14 @@ def refusals(data: Path, out: Path, ranks: int) -> dict[str, str]:
     return told
 
 
-def train(data: Path, out: Path, ranks: int) -> None:
-    """Everything that is compared; it leaves ``rank<r>.pt``, checkpoints and models in ``out``."""
-    torch.set_num_threads(1)
+def train(data: Path, out: Path, ranks: int) -> dict[str, Any]:
+    """Everything that is compared; it leaves checkpoints and models in ``out``."""
     found = {"full": pf_ppo(data, out, ranks, "full", 2, critic="own_trunk", gradient_checkpointing=True)}
     found["lora"] = pf_ppo(data, out, ranks, "lora", 1, lora_rank=2, generator="transformers")
     supervised(data, out, ranks)
-    rank = 0
     if ranks > 1:
         found["refused"] = refusals(data, out, ranks)
-        rank = torch.distributed.get_rank()
-    torch.save(found, out / f"rank{rank}.pt")
+    return found
 
 
 class Runs(NamedTuple):
@@ -175,7 +169,9 @@ class Runs(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def runs(quickstart: Path, reward_folder: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+def runs(
+    ranks: Ranks, quickstart: Path, reward_folder: Path, pairs: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Runs:
     """A model with many end tokens, so that responses have all lengths, and little data."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -194,16 +190,7 @@ def runs(quickstart: Path, reward_folder: Path, pairs: Path, tmp_path_factory: p
         lines = (quickstart / "tasks" / f"{source or name}.jsonl").read_text().splitlines()[:rows]
         copies = 8 if rows == 1 else 1  # a mean over tokens is that of both ranks where they have as many
         (data / f"{name}.jsonl").write_text(("\n".join(lines) + "\n") * copies)
-    command = [sys.executable, __file__, str(data), str(two), "2"]
-    log = root / "two.log"
-    with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            train(data, one, 1)
-            code = process.wait(timeout=120)
-        finally:
-            process.kill()  # its other rank then loses its peer and ends, too
-    assert code == 0, log.read_text()[-4000:]
-    return Runs(data, one, two, torch.load(one / "rank0.pt"), [torch.load(two / f"rank{rank}.pt") for rank in (0, 1)])
+    return Runs(data, one, two, train(data, one, 1), ranks(train, data, two, 2))
 
 
 @pytest.mark.parametrize("name", ["full", "lora"])
@@ -247,7 +234,7 @@ def test_one_process_goes_on_from_a_sharded_checkpoint(runs: Runs) -> None:
         run.fit(module, tasks(runs.data, 1), ckpt_path=folder / "full.ckpt", weights_only=True)
         assert module.iteration == 3
         moved.append(module.state_dict())
-    _assert_close(*moved)
+    _assert_close(moved[0], moved[1])
 
 
 @pytest.mark.parametrize("name", ["full", "lora", "sft", "dpo"])
@@ -292,7 +279,3 @@ def test_fsdp_of_the_first_kind_is_refused(tiny_model: str) -> None:
 def _assert_close(one: Mapping[str, Tensor], two: Mapping[str, Tensor], tolerance: float = 2e-6) -> None:
     assert one.keys() == two.keys()
     assert max(float((value - two[name]).abs().max()) for name, value in one.items()) < tolerance
-
-
-if __name__ == "__main__":
-    train(Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
