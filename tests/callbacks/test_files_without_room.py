@@ -10,10 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from torch.utils.data import DataLoader, TensorDataset
 
-from tamis.callbacks import MaskGallery, ModelExport, PreferenceWriter, RolloutTable
+from tamis.callbacks import (
+    ClassificationReport,
+    CompletionTable,
+    MaskGallery,
+    ModelExport,
+    PreferenceWriter,
+    RewardReliability,
+    RolloutTable,
+)
 from tamis.callbacks.pictures import log_picture
+from tamis.datamodules import CodeTasks
 from tamis.modules import CodePolicy, ImageClassifier, NoiseMaskPretraining
 from tamis.rollout import Rollout
 from tamis.run_dir.events_file import EventsFile
@@ -39,7 +49,7 @@ def append(table: RolloutTable, folder: Path, completions: list[str], module: Co
 
 @pytest.fixture(scope="module")
 def policy(tiny_model: str) -> CodePolicy:
-    return CodePolicy(tiny_model, critic="none", reference=False)
+    return CodePolicy(tiny_model, critic="none", reference=False, max_new_tokens=6)
 
 
 def written(folder: Path) -> list[str]:
@@ -111,10 +121,12 @@ def test_an_export_without_room_leaves_nothing_and_says_so(
 ) -> None:
     module = policy if kind == "language model" else ImageClassifier("test_resnet", num_classes=2)
     export, trainer = ModelExport(), trainer_in(tmp_path, logger=False)
+    export.on_train_start(trainer, module)
     with files_of(100_000), pytest.raises(OSError, match=r"could not be written to .*model: .*make room and resume"):
         export.on_fit_end(trainer, module)
     assert not list(tmp_path.iterdir())
     export.setup(trainer, module, "fit")  # another try is not refused
+    export.on_train_start(trainer, module)
     export.on_fit_end(trainer, module)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
     assert list((tmp_path / "model").iterdir())
@@ -125,3 +137,52 @@ def test_pairs_without_room_name_the_file(files_of: Limit, policy: CodePolicy, t
     with files_of(100), pytest.raises(OSError, match=r"samples\.jsonl could not be written: .* sample again"):
         PreferenceWriter().write_on_epoch_end(trainer_in(tmp_path, logger=False), policy, [samples], [[[0]]])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_report_without_room(files_of: Limit, tmp_path: Path) -> None:
+    images: Any = DataLoader(TensorDataset(torch.randn(4, 3, 32, 32), torch.arange(4) % 2), batch_size=4)
+    module, options = ImageClassifier("test_resnet", num_classes=2), {"logger": False, "enable_progress_bar": False}
+    report = ClassificationReport(validation=True)
+    with files_of(10), pytest.warns(match=r"val could not be written: .*this validation's report is left out"):
+        trainer_in(tmp_path, callbacks=[report], **options).validate(module, images, verbose=False)
+    with files_of(10), pytest.raises(OSError, match=r"test could not be written: .*run the test again"):
+        trainer_in(tmp_path, callbacks=[report], **options).test(module, images, verbose=False)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_measurement_of_the_reward_without_room(
+    files_of: Limit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"task_id": task, "sample": index, "reward": float(index), "passed": index > task, "status": "failed"}
+        for task in range(3)
+        for index in range(3)
+    ]
+    with files_of(10), pytest.raises(OSError, match=r"reliability\.json could not be written: .*run the test again"):
+        RewardReliability(bins=2, bootstrap=3)._report(rows, tmp_path)
+    assert "none" in capsys.readouterr().out  # what was measured has been said
+    assert not list(tmp_path.iterdir())
+
+
+class FullAtTheEnd(CompletionTable):
+    """Room for the sandbox, and none for the results."""
+
+    def __init__(self, limit: Limit) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        with self.limit(10):
+            super().on_test_end(trainer, pl_module)
+
+
+def test_results_without_room(
+    policy: CodePolicy, files_of: Limit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = {"prompt": "def f():\n    #", "entry_point": "f", "test": "def check(f):\n    f()\n"}
+    (tmp_path / "tasks.jsonl").write_text(json.dumps({"task_id": "t", **task}) + "\n")
+    trainer = trainer_in(tmp_path / "run", callbacks=[FullAtTheEnd(files_of)], logger=False, enable_progress_bar=False)
+    with pytest.raises(OSError, match=r"completions\.jsonl and results\.json could not be written: .*test again"):
+        trainer.test(policy, CodeTasks(test=str(tmp_path / "tasks.jsonl")), verbose=False)
+    assert "pass@1" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists() or not list((tmp_path / "run").iterdir())

@@ -158,7 +158,7 @@ def test_a_command_without_secrets_stays_as_it_is() -> None:
     assert redacted(command) == command
 
 
-def test_no_environment_variable_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_secret_is_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME_API_TOKEN", SECRET)
-    write_provenance(tmp_path, ["tamis", "fit"], 0, {})
+    write_provenance(tmp_path, ["tamis", "fit", "--trainer.logger.api_key", SECRET, f"--x.token={SECRET}"], 0, {})
     assert SECRET not in (tmp_path / "run.json").read_text()
