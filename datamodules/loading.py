@@ -62,8 +62,9 @@ class TrainingLoader(DataLoader[Any]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override] # a generator is an iterator
         """This epoch's batches, after those that a resumed run has seen."""
-        resumed = self._resume.epoch == self._sampler.epoch
-        self._batches = self._resume.batches if resumed else 0
+        resume, ranks = self._resume, self._sampler.num_replicas
+        seen = resume.batches * resume.batch_size if resume.epoch == self._sampler.epoch else 0
+        self._batches = seen // (self._per_rank * ranks)
         self._sampler.first = self._batches * self._per_rank
         for batch in super().__iter__():
             self._batches += 1
