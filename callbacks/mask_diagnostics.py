@@ -15,6 +15,7 @@ from torch import Tensor
 from ..functional import Difference, moments, paired_difference, spread
 from ..modules.noise_mask import NoiseMaskPretraining
 from ..modules.noise_policy import MaskDistribution, NoisePolicy, separate_draws
+from ..modules.sound_steps import KeptBuffers, SoundSteps
 from .gradient_agreement import comparison_of, gradient_agreement
 from .mask_rewards import ORIGINS, HeldOutImages, distributions, mask_rewards
 
@@ -80,6 +81,8 @@ class MaskDiagnostics(Callback):
         self.last: Measurement | None = None
         self._saved_twin: dict[str, Tensor] | None = None
         self._held_out: HeldOutImages | None = None
+        self._kept_buffers: KeptBuffers | None = None
+        self._skipped = 0
 
     @property
     def state_key(self) -> str:
@@ -134,6 +137,7 @@ class MaskDiagnostics(Callback):
                 f"{module.iteration} iterations: it will be told what is learned from here on"
             )
         self._saved_twin = None
+        self._kept_buffers = KeptBuffers([self.twin])
 
     def on_train_batch_start(
         self,
@@ -143,11 +147,28 @@ class MaskDiagnostics(Callback):
         batch_idx: int,
     ) -> None:
         """Let the twin look at the batch as the policy is about to."""
-        if self.twin is not None:
+        if self.twin is not None and self._kept_buffers is not None:
+            self._kept_buffers.keep()
+            self._skipped = _module_and_policy(pl_module)[0].skipped_steps
             precision = trainer.precision_plugin.forward_context()
             # Dropout, where the trunk has any, draws here what it will draw in the policy.
             with separate_draws(pl_module.device), torch.no_grad(), precision:
                 self.twin(batch[0], update_average=True)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,  # noqa: ANN401 - Lightning's signature
+        batch: Any,  # noqa: ANN401
+        batch_idx: int,
+    ) -> None:
+        """What the policy has skipped, the twin has not seen either."""
+        self._forget_skipped(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The same where a skipped step ends the run."""
+        self._forget_skipped(pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to gather images."""
@@ -190,6 +211,10 @@ class MaskDiagnostics(Callback):
             return
         learned, sentence = verdict(self.last, self.z_threshold)
         (rank_zero_info if learned else rank_zero_warn)(sentence)
+
+    def _forget_skipped(self, module: LightningModule) -> None:
+        if isinstance(module, SoundSteps) and self._kept_buffers is not None and module.skipped_steps != self._skipped:
+            self._kept_buffers.restore()
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule, held_out: HeldOutImages) -> None:
         module, policy = _module_and_policy(pl_module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from tamis.callbacks import EnvironmentUpdate, Filtration, PPOUpdate, ReinforceUpdate, RolloutMetrics
+from tamis.callbacks import EnvironmentUpdate, Filtration, MaskDiagnostics, PPOUpdate, ReinforceUpdate, RolloutMetrics
 from tamis.modules import CodePolicy, NoiseMaskPretraining, RepeatedFaults, Reward
 
 from .small.masks import noise_mask
@@ -48,7 +49,7 @@ class States(Callback):
         )
 
 
-def _fit(module: LightningModule, loader: Any, *callbacks: Callback, **options: Any) -> States:
+def _fit(module: LightningModule, loader: Any, *callbacks: Callback, held_out: Any = None, **options: Any) -> States:
     states = States()
     trainer = Trainer(
         max_epochs=-1 if isinstance(module, CodePolicy) else 1,
@@ -60,7 +61,7 @@ def _fit(module: LightningModule, loader: Any, *callbacks: Callback, **options: 
         enable_model_summary=False,
         **options,
     )
-    trainer.fit(module, loader)
+    trainer.fit(module, loader, held_out)
     return states
 
 
@@ -91,6 +92,20 @@ def test_a_bad_image_leaves_no_trace_in_a_noise_mask(module: NoiseMaskPretrainin
     assert all(bool(tensor.isfinite().all()) for tensor in module.state_dict().values())
     assert states.metrics[1]["update/skipped_steps"] == 1
     assert all(torch.isfinite(torch.tensor(list(states.metrics[number].values()))).all() for number in (0, 2, 3))
+
+
+@pytest.mark.parametrize("limit", [2, 1])
+@pytest.mark.filterwarnings("ignore:no step at", "ignore:The mask policy", "ignore:MaskDiagnostics")
+def test_the_diagnostics_twin_does_not_see_it_either(limit: int) -> None:
+    """Also where it ends the run: the twin that a checkpoint then keeps is a good one."""
+    module, diagnostics = noise_mask(decay=0.9), MaskDiagnostics(images=4, draws=1, gradient_draws=0)
+    module.max_faulty_steps = limit
+    held_out: DataLoader[Any] = DataLoader([(torch.randn(4, 3, 32, 32), torch.arange(4) % 3)], batch_size=None)  # type: ignore[arg-type]
+    with pytest.raises(RepeatedFaults) if limit == 1 else nullcontext():
+        _fit(module, _bad_images(1, batches=3), ReinforceUpdate(), diagnostics, held_out=held_out)
+    assert module.skipped_steps == 1
+    assert diagnostics.twin is not None
+    assert all(bool(buffer.isfinite().all()) for buffer in diagnostics.twin.buffers())
 
 
 def test_a_bad_image_in_bfloat16_is_skipped_too() -> None:

@@ -36,7 +36,7 @@ def _policy(model: str, **options: Any) -> CodePolicy:
 
 
 @pytest.mark.parametrize("generator", ["native", "transformers"])
-@pytest.mark.parametrize("given", [None, 12])
+@pytest.mark.parametrize("given", [None, 12, 100])
 def test_sampling_goes_on_with_half_the_rows_and_draws_the_same(
     generator: Any, given: int | None, tiny_model: str, tasks: Tasks
 ) -> None:
