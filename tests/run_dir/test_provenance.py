@@ -107,6 +107,7 @@ def test_commit_of_the_checkout_that_holds_the_package(tmp_path: Path, monkeypat
         ("--model.accessToken=%", "--model.accessToken=[redacted]"),
         ('{"class_path": "W", "init_args": {"api_key": "%", "n": 3}}', None),
         ("{class_path: W, api_key: %, n: 3}", "{class_path: W, api_key: [redacted], n: 3}"),
+        ("{api_key: hf_abcDEF12345678, n: 3}", "{api_key: [redacted], n: 3}"),  # told by name and form
         ("https://me:%@host/path?n=1", "https://[redacted]@host/path?n=1"),
         ("https://%@host/path", "https://[redacted]@host/path"),
         ("https://host/path?access_token=%&n=1", "https://host/path?access_token=[redacted]&n=1"),
