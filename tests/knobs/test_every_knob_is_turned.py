@@ -18,12 +18,12 @@ from tamis.callbacks import Filtration
 from tamis.cli import TamisCLI
 from tamis.modules import Reward
 
-from .table.data import DATA
-from .table.learning import LEARNING
-from .table.pictures import PICTURES
-from .table.programs import CANDIDATES, PROGRAMS
-from .table.texts import TEXTS
-from .table.turning import Knobs
+from .turned.data import DATA
+from .turned.learning import LEARNING
+from .turned.pictures import PICTURES
+from .turned.programs import CANDIDATES, PROGRAMS
+from .turned.texts import TEXTS
+from .turned.turning import Knobs
 
 TABLES: dict[type, Knobs] = LEARNING | PICTURES | DATA | TEXTS | PROGRAMS
 TURNED = {
@@ -69,7 +69,7 @@ def _options(kind: type) -> list[str]:
 @pytest.mark.parametrize("kind", _named(), ids=lambda kind: kind.__name__)
 def test_every_option_is_turned(kind: type) -> None:
     assert sorted(TURNED.get(kind.__name__, ())) == sorted(_options(kind)), (
-        f"tests/knobs/table has not these options of {kind.__name__}"
+        f"tests/knobs/turned has not these options of {kind.__name__}"
     )
 
 

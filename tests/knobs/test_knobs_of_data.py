@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .table.data import DATA, material
-from .table.turning import Bench
+from .turned.data import DATA, material
+from .turned.turning import Bench
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from .table.pictures import PICTURES, material
-from .table.turning import Bench
+from .turned.pictures import PICTURES, material
+from .turned.turning import Bench, choices_of
 
 
 @pytest.fixture(scope="module")
@@ -19,3 +19,8 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 )
 def test_an_option_changes_something(bench: Bench, kind: type, option: str) -> None:
     bench.check(kind.__name__, PICTURES[kind], option)
+
+
+@pytest.mark.parametrize(("kind", "option"), [(kind, option) for kind in PICTURES for option in choices_of(kind)])
+def test_no_two_choices_are_the_same(bench: Bench, kind: type, option: str) -> None:
+    bench.check_choices(kind.__name__, PICTURES[kind], option, choices_of(kind)[option])

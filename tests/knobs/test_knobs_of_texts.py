@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from .table.programs import CANDIDATES, PROGRAMS
-from .table.texts import TEXTS
-from .table.turning import Bench
-from .table.words import material
+from .turned.programs import CANDIDATES, PROGRAMS
+from .turned.texts import TEXTS
+from .turned.turning import Bench, choices_of
+from .turned.words import material
 
 ALL = TEXTS | PROGRAMS
 
@@ -24,3 +24,10 @@ def test_an_option_changes_something(bench: Bench, kind: type, option: str) -> N
 
 def test_a_filter_that_chooses_goes_by_its_candidates(bench: Bench) -> None:
     bench.check("Filtration", CANDIDATES, "candidates")
+
+
+@pytest.mark.parametrize(
+    ("kind", "option"), [(kind, option) for kind in ALL for option in choices_of(kind) if option != "isolation"]
+)
+def test_no_two_choices_are_the_same(bench: Bench, kind: type, option: str) -> None:
+    bench.check_choices(kind.__name__, ALL[kind], option, choices_of(kind)[option])

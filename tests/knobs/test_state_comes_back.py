@@ -35,9 +35,9 @@ from tamis.modules import (
     SupervisedFineTuning,
 )
 
-from .table import pictures, words
-from .table.learning import QUIET
-from .table.turning import same
+from .turned import pictures, words
+from .turned.learning import QUIET
+from .turned.turning import same
 
 #: Attributes that change and need not come back, with the reason.
 FLEETING = {
@@ -164,7 +164,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
         "noise mask": Scene(
             mask,
             lambda: [
-                MaskGallery(images=1),
+                MaskGallery(every_n_iterations=4, images=1),
                 MaskGallery(images=2),
                 RolloutMetrics(),
                 MaskDiagnostics(**sizes),
@@ -177,6 +177,7 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scene]:
             changes={
                 "NoiseMaskPretraining.iteration",
                 "MaskGallery 0._examples",
+                "MaskGallery 0._drawn_at",
                 "MaskGallery 1._examples",
                 "MaskDiagnostics 3.twin",
                 "MaskDiagnostics 4.last",

@@ -210,7 +210,7 @@ LEARNING: dict[type, Knobs] = {
             "baseline": Turn("none", "run/weights"),
             "momentum": Turn(0.1, "run/weights", {"baseline": "running_mean"}),
             "kl_coef": Turn(0.5, "run/weights"),
-            "kl_estimator": Turn("k2", "run/weights", {"kl_coef": 0.1}),
+            "kl_estimator": Turn("k2", "run/weights", {"kl_coef": 0.01}),
             "entropy_coef": Turn(0.5, "run/weights"),
             "loss_aggregation": Turn("seq_sum", "run/weights"),
             "truncated": Turn("mask", "run/weights"),

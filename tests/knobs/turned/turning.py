@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -95,6 +97,18 @@ class Bench:
         if same(before, after):
             raise AssertionError(f"{name}: {option}={turn.value!r} changes nothing of {turn.sees}: {str(before)[:500]}")
 
+    def check_choices(self, name: str, knobs: Knobs, option: str, choices: Sequence[Any]) -> None:
+        """Assert that no two choices of an option come to the same; some may be refused here, each in its own words."""
+        turn = knobs.turns[option]
+        part, _, item = turn.sees.partition("/")
+        given = {**knobs.base, **turn.given}
+        seen = [self._run(knobs.parts[part], {**given, option: choice}) for choice in choices]
+        found = [one if isinstance(one, Refused) or not item else one[item] for one in seen]
+        for number, one in enumerate(found):
+            for other in range(number):
+                if same(one, found[other]):
+                    raise AssertionError(f"{name}: {option} {choices[number]!r} and {choices[other]!r} are the same")
+
     def _run(self, part: Part, options: Options) -> Any:
         self._runs += 1
         folder = self.folder / str(self._runs)
@@ -105,6 +119,20 @@ class Bench:
             return part(self.material, folder, known)
         except (ValueError, OSError, RuntimeError, MisconfigurationException) as error:
             return Refused(str(error))
+
+
+def choices_of(kind: type) -> dict[str, list[str]]:
+    """The options of a class that are one of several words, and these."""
+    hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
+    words = {name: [word for word in _words(hint) if isinstance(word, str)] for name, hint in hints.items()}
+    return {name: found for name, found in words.items() if len(found) > 2}
+
+
+def _words(hint: Any) -> list[Any]:
+    parts = typing.get_args(hint)
+    if typing.get_origin(hint) is Literal:
+        return list(parts)
+    return [word for part in parts for word in _words(part)] if typing.get_origin(hint) in (Union, UnionType) else []
 
 
 def same(one: Any, other: Any) -> bool:

@@ -80,8 +80,8 @@ def _passes(material: Material, folder: Path, options: Options) -> Any:
 
 
 def _learned(material: Material, folder: Path, options: Options) -> Any:
-    module = _policy({"max_iterations": 2} | options)
-    fit(folder, module, material.records, PPOUpdate())
+    module = _policy({"max_iterations": 3} | options)  # two could not tell a line from a cosine
+    fit(folder, module, material.records * 2, PPOUpdate())
     return trained(module) | {"iteration": module.iteration}
 
 
