@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -226,13 +227,26 @@ def _read_other(path: Path) -> NDArray[np.float32]:
 
 def _read_array(path: Path) -> NDArray[np.float32]:
     # Not by MONAI, whose older versions unpickle what is no array.
-    loaded: Any = np.load(path, allow_pickle=False)
+    loaded: Any = _without_objects(lambda: np.load(path, allow_pickle=False))
     if isinstance(loaded, np.ndarray):
         return np.asarray(loaded, dtype=np.float32)
     with loaded:
         if len(loaded.files) != 1:
             raise ValueError(f"expected one array, got {', '.join(loaded.files) or 'none'}; save one image a file")
-        return np.asarray(loaded[loaded.files[0]], dtype=np.float32)
+        return np.asarray(_without_objects(lambda: loaded[loaded.files[0]]), dtype=np.float32)
+
+
+def _without_objects(read: Callable[[], Any]) -> Any:  # noqa: ANN401 - an array, or an archive of some
+    """What NumPy reads; its advice for Python objects, to unpickle them, is not passed on."""
+    try:
+        return read()
+    except ValueError as error:
+        if "pickle" not in str(error):
+            raise
+        raise ValueError(
+            "it holds Python objects, which could run code, or is no array; nothing of it was run. Save an array of "
+            "numbers by numpy.save"
+        ) from error
 
 
 def _missing(package: str) -> ImportError:

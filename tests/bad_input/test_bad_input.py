@@ -108,9 +108,12 @@ def test_the_good_things_are_still_good(good: Path, steps: list[object], tmp_pat
 
 
 def contents(folder: Path) -> Seen:
-    """A digest of every file, but for caches."""
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file() and ".tamis" not in path.parts)
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    """A digest of every file and a mark for every folder, but for caches."""
+    paths = (path for path in sorted(folder.rglob("*")) if ".tamis" not in path.parts)
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in paths
+    }
 
 
 def _words(command: str, here: Path, good: Path) -> list[str]:
