@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -72,7 +73,8 @@ class Killer(PolicyCallback):
             raise KeyError("an error of somebody else's")
         self.killed = _servers()
         for pid in self.killed:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it died with the one before it
+                os.kill(pid, signal.SIGKILL)
 
 
 class Unclosable(Reward):
