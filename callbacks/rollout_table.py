@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,9 @@ class RolloutTable(PolicyCallback):
     List it before a filter (the command line does that), so that it sees the responses that are dropped too: they have
     ``kept`` false and no KL, because nothing was computed for them. Rewards are the scores before any KL penalty;
     ``verdict`` is there where the reward ran the tests. A run that is killed leaves whole lines. A resumed one drops
-    those of iterations that its checkpoint does not know, which it writes again; in a file at another ``path``, which
-    may be other runs', too, it goes on at the end. Without room on the disk an entry is left out, with a warning.
+    those of iterations that its checkpoint does not know, which it writes again; one that begins renames a file that is
+    there. In a file at another ``path``, which may be other runs', too, both go on at the end. Without room on the
+    disk an entry is left out, with a warning.
 
     Args:
         every_n_iterations: iterations from one entry to the next; the first iteration is always in it.
@@ -59,8 +61,8 @@ class RolloutTable(PolicyCallback):
         path = self._path(trainer)
         if trainer.is_global_zero:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if self.path is None and isinstance(pl_module, PolicyModule) and pl_module.iteration > 0:
-                _drop_later(path, pl_module.iteration)
+            if self.path is None and isinstance(pl_module, PolicyModule):
+                _make_way(path, pl_module.iteration)
             _end_last_line(path)
 
     def on_rollout(self, trainer: Trainer, module: PolicyModule, rollout: Rollout) -> Rollout:
@@ -128,9 +130,20 @@ def _end_last_line(path: Path) -> None:
             file.write(b"\n")
 
 
-def _drop_later(path: Path, iteration: int) -> None:
-    """Keep the whole lines up to an iteration."""
-    lines = path.read_bytes().splitlines(keepends=True) if path.is_file() else []
+def _make_way(path: Path, iteration: int) -> None:
+    """Keep the whole lines up to an iteration; a run that begins puts another one's file aside."""
+    content = path.read_bytes() if path.is_file() else b""
+    if iteration == 0 and content:
+        os.replace(path, _free_name(path))
+        return
+    lines = content.splitlines(keepends=True)
     kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["iteration"] <= iteration]
     if len(kept) < len(lines):
         write_whole(path, b"".join(kept))
+
+
+def _free_name(path: Path) -> Path:
+    """``rollouts-<k>.jsonl`` with the smallest free k."""
+    return next(
+        free for number in count(1) if not (free := path.with_name(f"{path.stem}-{number}{path.suffix}")).exists()
+    )

@@ -86,6 +86,17 @@ def test_a_resumed_run_writes_rollouts_behind_the_checkpoint_again(policy: CodeP
     assert written(tmp_path) == ["a", "b", "again"]  # other runs may have written into it
 
 
+def test_a_run_that_begins_again_puts_the_file_aside(policy: CodePolicy, tmp_path: Path) -> None:
+    for text in ("a", "b", "c"):  # killed before the first checkpoint, and begun again in the same directory
+        policy.iteration = 0
+        table = RolloutTable()
+        table.on_train_start(trainer_in(tmp_path, logger=False), policy)
+        append(table, tmp_path, [text], policy)
+    assert written(tmp_path) == ["c"]
+    aside = [json.loads((tmp_path / f"rollouts-{number}.jsonl").read_text())["completion"] for number in (1, 2)]
+    assert aside == ["a", "b"]
+
+
 def test_a_picture_without_room_is_left_out(files_of: Limit, tmp_path: Path) -> None:
     module = NoiseMaskPretraining("test_resnet", "test_resnet", num_classes=3, grid=4, kernel_size=3)
     gallery, trainer = MaskGallery(images=2), trainer_in(tmp_path, logger=False)
