@@ -34,7 +34,7 @@ RUNS: dict[str, Run] = {
     "reinforce": ({}, lambda _: [ReinforceUpdate(scale_by_std=True, entropy_coef=0.01)]),
     "running_mean": ({}, lambda _: [ReinforceUpdate("running_mean", max_grad_norm=0.1)]),
     "adversarial": ({"sign": "adversarial"}, lambda _: [Filtration("best_random", keep=2), ReinforceUpdate()]),
-    "ppo": ({"sign": "adversarial", "decay": 0.5}, ppo),
+    "ppo": ({"sign": "adversarial", "decay": 0.5, "policy_optimizer": partial(SGD, lr=0.005)}, ppo),
     "microbatches": ({}, lambda processes: [ReinforceUpdate(microbatch_size=BATCH * K // 2 // processes)]),
     "official": ({"objective": "official", "masks_per_image": 1}, lambda _: [EnvironmentUpdate()]),
     "official_divided": ({"objective": "official", "divide_lr_factor": True}, lambda _: [EnvironmentUpdate(1.0)]),
