@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from tamis.callbacks import Filtration, ModelExport, PolicyCallback, PPOUpdate
 from tamis.datamodules import CodeTasks, Instructions, Preferences
+from tamis.generation.lockstep import check_equal_prompts
 from tamis.modules import CodePolicy, PreferenceOptimization, RewardModel, SupervisedFineTuning
 from tamis.modules.policy import PolicyModule
 from tamis.modules.rewards import LearnedReward
@@ -155,7 +156,9 @@ def refusals(data: Path, out: Path, ranks: int) -> dict[str, str]:
         with pytest.raises((MisconfigurationException, ValueError)) as refused:
             getattr(run, stage)(module, tasks(data, ranks))
         told[name] = str(refused.value)
-    return told
+    with pytest.raises(ValueError, match="prompts to answer") as unequal:
+        check_equal_prompts(torch.ones(1 + torch.distributed.get_rank(), 2, dtype=torch.bool))
+    return told | {"prompts": str(unequal.value)}
 
 
 def train(data: Path, out: Path, ranks: int) -> dict[str, Any]:
@@ -264,6 +267,7 @@ def test_exported_models_are_whole(runs: Runs, name: str) -> None:
         ("test", "test is not for sharded models.*or one process"),
         ("folder", "save_distributed_checkpoint is true.*save_distributed_checkpoint false"),
         ("tensors", "tensor_parallel_size is 2.*tensor_parallel_size 1"),
+        ("prompts", r"the processes have \[1, 2\] prompts"),
         ("offload", "offload_reference is for a model that one device holds"),
     ],
 )
