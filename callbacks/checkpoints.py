@@ -231,7 +231,7 @@ class RunCheckpoints(Checkpoint):
         part = path.with_name(f".{path.name}.part")
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            trainer.save_checkpoint(part)
+            trainer.save_checkpoint(part, weights_only=False)
             self._written = (part, path)
         except OSError as error:
             _remove(part)
