@@ -37,7 +37,8 @@ def test_two_ranks_learn_what_one_does(ranks: Ranks) -> None:
 STEPS: dict[str, Any] = {
     "ppo": lambda n: [PPOUpdate(epochs=3, minibatch_size=ROWS // 4 // n, kl_coef=0.1)],
     "warm_up": lambda n: [PPOUpdate(critic_warmup_iterations=2, epochs=2, minibatch_size=ROWS // 2 // n)],
-    "target": lambda n: [PPOUpdate(kl_target=0.05, kl_coef=0.5, microbatch_size=ROWS // 4 // n)],
+    # Between the two ranks' KL: alone, one would raise the coefficient and the other lower it.
+    "target": lambda n: [PPOUpdate(kl_target=0.64, kl_coef=0.5, microbatch_size=ROWS // 4 // n)],
     "filtered": lambda n: [Filtration("best_random", keep=2), PPOUpdate(epochs=2, minibatch_size=ROWS // 4 // n)],
     "sampled": lambda n: [Filtration("power", keep=2, mode="sample"), PPOUpdate(minibatch_size=ROWS // 4 // n)],
     "marked": lambda n: [Filtration("best_worst"), PPOUpdate(critic_rows="all", minibatch_size=ROWS // 2 // n)],
