@@ -295,3 +295,12 @@ def test_a_language_models_critic_starts_at_zero_and_warms_up_alone(
         name.split(".")[0] for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])
     }
     assert moved == {"critic"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"clip_range": -1.0}, {"value_clip_range": 0.0}, {"max_grad_norm": float("nan")}, {"gamma": 2.0}]
+)
+def test_what_no_step_could_use_is_refused_when_the_update_is_made(options: dict[str, float]) -> None:
+    """Not at the first step, when the models have been loaded and the first responses sampled."""
+    with pytest.raises(ValueError, match=next(iter(options))):
+        PPOUpdate(**options)  # type: ignore[arg-type]
