@@ -27,6 +27,7 @@ from .run_dir.metrics_file import MetricsFile
 from .run_dir.options import differing_options, options_to_take_over
 from .run_dir.provenance import write_provenance
 from .run_dir.record import RunRecord
+from .run_dir.redaction import redacted
 from .run_dir.resume import Found
 from .run_dir.start import AUTO, Start, checkpoint_of, option_in, start_of
 
@@ -227,14 +228,15 @@ class TamisCLI(LightningCLI):
     def _provenance(self, start: Start, trainer: Trainer) -> None:
         fingerprint = getattr(self.datamodule, "fingerprint", dict)
         checkpoint = None if self._checkpoint is None else str(self._checkpoint.path)
-        seed = int(self._get(self.config, "seed_everything"))
+        seed = self._get(self.config, "seed_everything")
+        seed = None if seed is False else int(seed)
         write_provenance(start.run_dir, self._command, seed, fingerprint(), trainer.world_size, checkpoint)
 
     def _tell_differences(self) -> None:
         """What is not as in the checkpoint's run; which counts is no secret either."""
         then = None if self._checkpoint is None else self._checkpoint.state.get("config")
         if then and self.subcommand == "fit":
-            for text in differing_options(then, self._resolved()):
+            for text in redacted(differing_options(then, self._resolved())):
                 rank_zero_info(f"not as in the checkpoint's run: {text}")
 
     def _forget(self, file: str) -> None:

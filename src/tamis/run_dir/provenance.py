@@ -40,7 +40,7 @@ Section = dict[str, Any]
 def write_provenance(
     run_dir: str | Path,
     command: Sequence[str],
-    seed: int,
+    seed: int | None,
     datasets: Mapping[str, str],
     processes: int = 1,
     checkpoint: str | None = None,
@@ -53,7 +53,7 @@ def write_provenance(
     Args:
         run_dir: its directory.
         command: program and arguments.
-        seed: of the run.
+        seed: of the run; ``None`` where nothing was seeded.
         datasets: digest by name.
         processes: of the whole run, on all machines.
         checkpoint: that a resumed run starts from.
