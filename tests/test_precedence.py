@@ -162,6 +162,12 @@ def test_auto_without_a_checkpoint_begins_at_the_beginning(config: Path, npz: Pa
     cli = run(arguments(npz, run_dir, f"--config={config}", "--resume=auto", "--trainer.max_epochs=1"))
     assert cli.trainer.global_step == 3
     assert "val/loss" not in (run_dir / "metrics.csv").read_text()
+    assert "val/loss" in (run_dir / "before-1" / "metrics.csv").read_text()
+    for path in (run_dir / "checkpoints").iterdir():
+        path.unlink()
+    (run_dir / "model").mkdir()
+    with pytest.raises(SystemExit, match="the model of a finished run that wrote no checkpoints"):
+        run(arguments(npz, run_dir, f"--config={config}", "--resume=auto"))
 
 
 def test_a_directory_with_a_run_says_how_to_go_on(config: Path, first: Path, npz: Path) -> None:
@@ -173,6 +179,7 @@ def test_a_directory_with_a_run_says_how_to_go_on(config: Path, first: Path, npz
     ("options", "message"),
     [
         (["--resume=missing.ckpt"], "--resume missing.ckpt: there is no such checkpoint"),
+        (["--ckpt_path=last"], "Lightning's word for a file of its own callback.*--resume auto"),
         (["--resume=auto", "--ckpt_path=x.ckpt"], "both name a checkpoint; give one of them"),
     ],
 )

@@ -29,7 +29,7 @@ from .run_dir.provenance import write_provenance
 from .run_dir.record import RunRecord
 from .run_dir.redaction import redacted
 from .run_dir.resume import Found
-from .run_dir.start import AUTO, Start, checkpoint_of, option_in, start_of
+from .run_dir.start import AUTO, Start, check_run_dir, checkpoint_of, option_in, start_of
 
 # Said of every run, and true of none that matters: our run directories are new, and no validation file is a choice.
 _HARMLESS = (
@@ -125,6 +125,11 @@ class TamisCLI(LightningCLI):
         parser.add_subclass_arguments(
             PolicyUpdate, "update", required=False, help="How the policy learns, e.g. --update PPOUpdate."
         )
+
+    def before_instantiate_classes(self) -> None:
+        """Look at the run's directory before models are loaded for it."""
+        if self.subcommand is not None and not getattr(rank_zero_only, "rank", 0):
+            check_run_dir(self._checkpoint, self._get(self.config, "resume"), self._get(self.config, "run_dir"))
 
     def instantiate_classes(self) -> None:
         """Say why a class could not be made, without the parser's own stack."""

@@ -14,14 +14,47 @@ def empty_directory(run_dir: Path) -> Path:
     Raises:
         SystemExit: if it holds a run; that is not overwritten.
     """
-    # TensorBoard's file is there before anything has run; a run that failed on its input may be tried again.
-    if run_dir.is_dir() and any(not path.name.startswith("events.out.tfevents") for path in run_dir.iterdir()):
+    refuse_used(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return run_dir
+
+
+def put_aside(run_dir: Path) -> None:
+    """Move what a run has left that was killed before its first checkpoint into ``before-<k>``: nothing is lost.
+
+    Raises:
+        SystemExit: if that run has left a model: it was finished.
+    """
+    if not _used(run_dir):
+        return
+    if (run_dir / "model").exists():
+        raise SystemExit(
+            f"tamis: {run_dir} holds the model of a finished run that wrote no checkpoints, so there is nothing to go "
+            "on from. Choose another --run_dir."
+        )
+    found = [path for path in run_dir.iterdir() if not path.name.startswith("before-")]
+    aside = next_free(run_dir, "before")
+    for path in found:
+        path.rename(aside / path.name)
+
+
+def refuse_used(run_dir: Path) -> None:
+    """Refuse a directory with anything of a run in it.
+
+    Raises:
+        SystemExit: naming the ways out.
+    """
+    if _used(run_dir):
         way_out = "Choose another --run_dir, or remove it"
         if any((run_dir / CHECKPOINTS).glob("*.ckpt")):
             way_out += "; or let the run in it go on: `--resume auto`"
         raise SystemExit(f"tamis: the run directory {run_dir} is not empty, and nothing is overwritten. {way_out}.")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    return run_dir
+
+
+def _used(run_dir: Path) -> bool:
+    # TensorBoard's file is there before anything has run; a run that failed on its input may be tried again.
+    left = ("events.out.tfevents", "before-")
+    return run_dir.is_dir() and any(not path.name.startswith(left) for path in run_dir.iterdir())
 
 
 def next_free(folder: Path, name: str) -> Path:

@@ -8,14 +8,13 @@ from typing import NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from .directory import CHECKPOINTS, empty_directory, newest_run, next_free
+from .directory import CHECKPOINTS, empty_directory, newest_run, next_free, put_aside, refuse_used
 from .resume import Found, newest_checkpoint, read_checkpoint
 
 RUNS = Path("runs")
 AUTO = "auto"
 #: As a --ckpt_path, Lightning looks for a file by itself.
 LIGHTNINGS_WORDS = frozenset({"best", "last", "hpc"})
-_NOTHING_KNOWN = -1  # every logged step is later
 
 
 class Start(NamedTuple):
@@ -49,8 +48,13 @@ def checkpoint_of(resume: str | None, ckpt_path: str | None, run_dir: str | None
     if resume == AUTO:
         return _newest(Path(run_dir) if run_dir is not None else newest_run(RUNS, name), name)
     path = resume if resume is not None else ckpt_path
-    if path is None or (resume is None and (path in LIGHTNINGS_WORDS or "://" in path)):
+    if path is None or "://" in path:
         return None
+    if path in LIGHTNINGS_WORDS:
+        raise ValueError(
+            f"--ckpt_path {path} is Lightning's word for a file of its own callback, which no command of tamis leaves "
+            "behind; give a path, or `--resume auto` for the newest checkpoint of a run"
+        )
     if not Path(path).exists():
         option = "--ckpt_path" if resume is None else "--resume"
         raise ValueError(
@@ -70,9 +74,18 @@ def start_of(checkpoint: Found | None, resume: str | None, run_dir: str | None, 
     if checkpoint is not None and run_dir is not None and _lies_in(checkpoint.path, Path(run_dir)):
         return Start(Path(run_dir), checkpoint, checkpoint.step)
     if resume == AUTO and run_dir is not None:  # killed before its first checkpoint: the same command begins again
-        Path(run_dir).mkdir(parents=True, exist_ok=True)
-        return Start(Path(run_dir), None, _NOTHING_KNOWN)
+        put_aside(Path(run_dir))
     return Start(empty_directory(Path(run_dir)) if run_dir is not None else next_free(RUNS, name), checkpoint, None)
+
+
+def check_run_dir(checkpoint: Found | None, resume: str | None, run_dir: str | None) -> None:
+    """Refuse a directory that holds another run before anything is built for this one.
+
+    Raises:
+        SystemExit: naming it.
+    """
+    if run_dir is not None and resume != AUTO and not (checkpoint and _lies_in(checkpoint.path, Path(run_dir))):
+        refuse_used(Path(run_dir))
 
 
 def option_in(args: Sequence[str], name: str) -> str | None:
