@@ -116,7 +116,7 @@ class RunCheckpoints(Checkpoint):
         changed = [name for name, old in state["versions"].items() if now["versions"].get(name) != old]
         if changed:
             said = ", ".join(f"{name} {state['versions'][name]} -> {now['versions'].get(name)}" for name in changed)
-            rank_zero_warn(f"{trainer.ckpt_path} was written with other versions ({said}); numbers may differ a little")
+            rank_zero_warn(f"{trainer.ckpt_path} was written with others ({said}); numbers may differ a little")
 
     def _compare(self, difference: Difference, what: str, then: object, now: object) -> None:
         if then == now:
@@ -303,7 +303,9 @@ def _facts(trainer: Trainer) -> dict[str, Any]:
     return {
         "world_size": trainer.world_size,
         "data": {} if fingerprint is None else fingerprint(),
-        "versions": {name: version(name) for name in ("torch", "lightning", "transformers", "timm", "tamis")},
+        # Sums are rounded in another order by another number of threads.
+        "versions": {name: version(name) for name in ("torch", "lightning", "transformers", "timm", "tamis")}
+        | {"threads": str(torch.get_num_threads())},
     }
 
 

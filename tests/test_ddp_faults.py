@@ -31,7 +31,8 @@ def _loss(network: nn.Module, batch: tuple[Tensor, int], rank: int) -> Tensor:
     fault = FAULTS[int(number)] if rank else ""
     y = network(x) ** 2
     y = y + (y * 0).sqrt() if fault == "gradient" else y
-    return y.sum() + (torch.inf if fault == "loss" else 0.0)
+    loss: Tensor = y.sum() + (torch.inf if fault == "loss" else 0.0)
+    return loss
 
 
 class Policy(PolicyModule):

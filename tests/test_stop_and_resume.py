@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tamis.cli import run
 
@@ -61,7 +62,10 @@ def masks(phantoms: Path) -> Arguments:
 def stop(arguments: list[str], run_dir: Path, number: int, after: int) -> subprocess.CompletedProcess[str]:
     """Start the command, and send its processes a signal in the iteration behind a checkpoint."""
     command = [sys.executable, "-m", "tamis", *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0)
+    # As many threads as this process has: more would round sums otherwise.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, process_group=0, env=environment)
     checkpoint = run_dir / "checkpoints" / f"iteration={after:08d}.ckpt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:

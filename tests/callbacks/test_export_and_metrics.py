@@ -39,7 +39,8 @@ PPO |= {"update/ratio_error_first_minibatch", *(f"update/advantage_{name}" for n
 CRITIC = {"update/value_loss", "update/explained_variance", "update/grad_norm_critic", "update/lr_critic"}
 PHASES = ("act", "reward", "filter", "complete", "update", "iteration")
 PACE = {"timing/tokens_per_s", "timing/act_tokens_per_s"}
-LOOP = {*(f"timing/{phase}_s" for phase in PHASES), *PACE, "iteration", "step"}
+SKIPPED = {"update/skipped_steps", "update/skipped_steps_total"}
+LOOP = SKIPPED | {*(f"timing/{phase}_s" for phase in PHASES), *PACE, "iteration", "step"}
 
 
 class Length(Reward):

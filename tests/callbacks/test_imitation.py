@@ -29,14 +29,14 @@ def test_a_uniform_policy_by_hand() -> None:
     module = Tokens()
     for parameter in module.policy.parameters():
         torch.nn.init.zeros_(parameter)
-    rows = module.drawn.select(torch.tensor([0, 5]))
+    rows = module.drawn.select(torch.tensor([0, 9]))
     assert rows.response_mask.sum(1).tolist() == [1, 3]
     for how, cost in (("token_mean", 1.0), ("seq_mean", 1.0), ("seq_sum", 2.0)):
         loss, stats = ImitationUpdate(loss_aggregation=how).loss(module, rows)  # type: ignore[arg-type]
         assert loss.item() == pytest.approx(cost * math.log(TOKENS))
         assert stats["update/imitation_loss"].item() == loss.item()
         # Of all 16 rows with those two marked, the same: the others are in no loss.
-        marked = module.drawn.replace(kept=torch.zeros(ROWS).index_fill(0, torch.tensor([0, 5]), 1.0))
+        marked = module.drawn.replace(kept=torch.zeros(ROWS).index_fill(0, torch.tensor([0, 9]), 1.0))
         assert ImitationUpdate(loss_aggregation=how).loss(module, marked)[0].item() == pytest.approx(loss.item())  # type: ignore[arg-type]
 
 
@@ -114,7 +114,7 @@ def test_the_best_become_more_likely_and_bond_pushes_the_worst_down() -> None:
     worst = torch.zeros(ROWS, dtype=torch.bool)
     worst[rewards.view(-1, N).argmin(dim=1) + N * torch.arange(ROWS // N)] = True
     raft = _gain(Filtration("best_of_n", keep=1), ImitationUpdate())
-    bond = _gain(Filtration("best_of_n", keep=1), ImitationUpdate(1.0))
+    bond = _gain(Filtration("best_of_n", keep=1), ImitationUpdate(4.0))
     assert raft[best].mean() > 0
     assert bond[best].mean() > 0
     assert bond[worst].mean() < min(0.0, float(raft[worst].mean()))

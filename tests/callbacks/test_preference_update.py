@@ -107,7 +107,7 @@ def test_only_equal_rewards_teach_nothing() -> None:
 @pytest.mark.parametrize("loss", ["dpo", "ipo"])
 def test_training_prefers_the_better_rows(loss: Any) -> None:
     beta = 0.1 if loss == "dpo" else 2.0  # IPO's target of 1 / (2 beta) nats, small enough for SGD at rate 1
-    module, stats = Tokens(30, critic=False), Stats()
+    module, stats = Tokens(60, critic=False), Stats()
     fit(module, Filtration("best_worst", keep=2), PreferenceUpdate(loss, beta=beta, max_grad_norm=0.2), stats)
     first, last = stats.seen[0], stats.seen[-1]
     assert last["update/preference_loss"] < first["update/preference_loss"]

@@ -58,16 +58,17 @@ def test_averaging_reaches_export_validation_checkpoint_and_test(tmp_path: Path,
     base = options("baseline.yaml", phantoms, tmp_path / "fit")
     more = ["--trainer.max_epochs=3", "--trainer.callbacks+=LastEpochsAverage", "--trainer.callbacks.epochs=2"]
     fitted = run(["fit", *base, *more])
-    exported, saved = (state(tmp_path / "fit" / name) for name in ("model/classifier.pt", "checkpoints/last.ckpt"))
+    last = f"checkpoints/iteration={fitted.trainer.global_step:08d}.ckpt"
+    exported, saved = (state(tmp_path / "fit" / name) for name in ("model/classifier.pt", last))
     torch.testing.assert_close(exported, saved, rtol=0, atol=0)
-    kept = torch.load(tmp_path / "fit" / "checkpoints" / "last.ckpt", weights_only=True)["last_epochs_average"]
+    kept = torch.load(tmp_path / "fit" / last, weights_only=True)["last_epochs_average"]
     assert kept["averaged"] == [1, 2]
     assert not torch.equal(kept["own"]["network.fc.weight"], saved["fc.weight"])
-    last = float(fitted.trainer.callback_metrics["val/cross_entropy"])
+    loss = float(fitted.trainer.callback_metrics["val/cross_entropy"])
     validation = options("baseline.yaml", phantoms, tmp_path / "validate")
     again = run(["validate", *validation, f"--model.weights={tmp_path / 'fit' / 'model'}"])
-    assert float(again.trainer.callback_metrics["val/cross_entropy"]) == pytest.approx(last, rel=1e-5)
-    checkpoint = f"--ckpt_path={tmp_path / 'fit' / 'checkpoints' / 'last.ckpt'}"
+    assert float(again.trainer.callback_metrics["val/cross_entropy"]) == pytest.approx(loss, rel=1e-5)
+    checkpoint = f"--ckpt_path={tmp_path / 'fit' / last}"
     tested = run(["test", *options("baseline.yaml", phantoms, tmp_path / "test"), checkpoint])
     torch.testing.assert_close(dict(tested.model.classifier.state_dict()), exported, rtol=0, atol=0)
 

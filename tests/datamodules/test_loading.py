@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -127,8 +128,11 @@ def test_loader_processes_leave_signals_to_the_run() -> None:
 
 
 def test_a_digest_is_of_the_content_and_its_order() -> None:
-    rows = [{"prompt": "a", "_source": "x:1", "task": {"n": 1, "_source": "x:1"}}, {"prompt": "b", "_source": "x:2"}]
-    elsewhere = [
+    rows: list[dict[str, Any]] = [
+        {"prompt": "a", "_source": "x:1", "task": {"n": 1, "_source": "x:1"}},
+        {"prompt": "b", "_source": "x:2"},
+    ]
+    elsewhere: list[dict[str, Any]] = [
         {"prompt": "a", "_source": "y:7", "task": {"n": 1, "_source": "y:7"}},
         {"_source": "y:8", "prompt": "b"},
     ]
