@@ -12,7 +12,7 @@ import pytest
 import yaml
 from lightning.pytorch import Trainer
 
-from tamis.cli import run
+from tamis.cli import main, run
 
 PF_PPO = str(Path(__file__).parent.parent / "configs" / "quickstart" / "pf_ppo.yaml")
 
@@ -110,37 +110,43 @@ def test_one_batch_is_one_batch_whatever_was_imported_first(
     assert _printed_config(capsys, "fit", "--config", PF_PPO)["trainer"]["limit_train_batches"] is None
 
 
-def test_start_up_imports_nothing_heavy() -> None:
+def test_start_up_imports_nothing_heavy_and_the_module_is_the_command() -> None:
     """What `tamis --help` loads: Lightning's own imports and ours, none of the libraries that a run needs later."""
     heavy = ["transformers", "timm", "monai", "torchvision", "peft", "matplotlib", "tensorboard", "tokenizers"]
-    program = f"import sys, tamis.cli; print([name for name in {heavy!r} if name in sys.modules])"
-    base = "import sys, lightning.pytorch.cli; print([name for name in {heavy!r} if name in sys.modules])"
-    outputs = [
-        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-        for code in (program, base.replace("{heavy!r}", repr(heavy)))
-    ]
-    assert outputs[0] == outputs[1]
-
-
-def test_the_module_is_the_command() -> None:
-    result = subprocess.run([sys.executable, "-m", "tamis", "--help"], capture_output=True, text=True, check=True)
+    program = f"""
+import runpy, sys
+import lightning.pytorch.cli
+before = {{name for name in {heavy!r} if name in sys.modules}}
+sys.argv = ["tamis", "--help"]
+try:
+    runpy.run_module("tamis", run_name="__main__", alter_sys=True)  # what `python -m tamis --help` does
+except SystemExit as end:
+    print("ended", end.code)
+print("and ours", {{name for name in {heavy!r} if name in sys.modules}} - before)
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert "fit" in result.stdout
     assert "Train policies by policy gradient" in result.stdout
+    assert result.stdout.endswith("ended 0\nand ours set()\n")
 
 
-def test_a_broken_file_is_one_line_and_the_run_may_be_tried_again(tmp_path: Path, tiny_model: str) -> None:
+def test_a_broken_file_is_one_line_and_the_run_may_be_tried_again(
+    tmp_path: Path, tiny_model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     rows = tmp_path / "demos.jsonl"
     rows.write_text('{"prompt": "a", "completion": "b"}\n{oops\n')
-    command = [sys.executable, "-m", "tamis", "fit", "--model=SupervisedFineTuning", "--data=Instructions"]
+    command = ["tamis", "fit", "--model=SupervisedFineTuning", "--data=Instructions"]
     command += [f"--model.model_name_or_path={tiny_model}", f"--data.train={rows}", f"--run_dir={tmp_path / 'run'}"]
     command += ["--trainer.accelerator=cpu", "--trainer.max_epochs=1", "--data.batch_size=1"]
-    broken = subprocess.run(command, capture_output=True, text=True)
-    assert broken.returncode == 1
-    assert f"tamis: error: {rows}:2: not valid JSON" in broken.stderr
-    assert "Traceback" not in broken.stderr
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 1
+    told = capfd.readouterr().err
+    assert f"tamis: error: {rows}:2: not valid JSON" in told
+    assert "Traceback" not in told
     rows.write_text('{"prompt": "a", "completion": "b"}\n')
-    mended = subprocess.run(command, capture_output=True, text=True)
-    assert mended.returncode == 0, mended.stderr
+    main()
 
 
 def test_the_command_line_beats_the_checkpoint(workspace: Path, tmp_path: Path) -> None:

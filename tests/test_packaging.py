@@ -76,19 +76,51 @@ def test_the_wheel_holds_the_tree(wheel: Path) -> None:
     assert any(name.endswith("configs/quickstart/pf_ppo.yaml") for name in inside)
 
 
-@pytest.mark.parametrize("where", ["elsewhere", "root"])
-def test_an_installed_wheel_works_from_any_directory(where: str, installed: Path, tmp_path: Path) -> None:
-    folder = ROOT if where == "root" else tmp_path
-    code = "import tamis.modules, tamis.callbacks, tamis.datamodules; print(tamis.modules.__file__)"
-    assert "site-packages/tamis/modules" in _run(installed, code, folder)
-    result = subprocess.run([str(installed), "-m", "tamis", "--help"], cwd=folder, capture_output=True, text=True)
-    assert "fit" in result.stdout, result.stderr
+# From the root as from elsewhere; each in a process of its own, which is a fork where the libraries are loaded already.
+FROM_BOTH = """
+import os, sys
+import lightning.pytorch.cli
+for folder in FOLDERS:
+    child = os.fork()
+    if not child:
+        os.chdir(folder)
+        exec(CODE)
+        sys.stdout.flush()
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(folder)
+"""
+# As `python -m tamis --help` does, after the sub-packages: it ends by SystemExit.
+IMPORT_AND_HELP = """
+import runpy
+import tamis.modules, tamis.callbacks, tamis.datamodules
+print("modules of", tamis.modules.__file__)
+sys.argv = ["tamis", "--help"]
+try:
+    runpy.run_module("tamis", run_name="__main__", alter_sys=True)
+except SystemExit as end:
+    print("ended", end.code)
+"""
 
 
-@pytest.mark.parametrize("where", ["elsewhere", "root"])
-def test_this_installation_works_from_any_directory(where: str, tmp_path: Path) -> None:
-    folder = ROOT if where == "root" else tmp_path
-    assert _run(sys.executable, "import tamis.modules; print('here')", folder) == "here"
+def _run_from_both(python: Path | str, code: str, elsewhere: Path) -> str:
+    folders = [str(ROOT), str(elsewhere)]
+    program = FROM_BOTH.replace("FOLDERS", repr(folders)).replace("CODE", repr(code))
+    return _run(python, program, ROOT)
+
+
+def test_an_installed_wheel_works_from_any_directory(installed: Path, tmp_path: Path) -> None:
+    told = _run_from_both(installed, IMPORT_AND_HELP, tmp_path)
+    from_root, from_elsewhere = told.split("modules of ")[1:]
+    for text in (from_root, from_elsewhere):
+        assert "site-packages/tamis/modules" in text.splitlines()[0]
+        assert "fit" in text
+        assert text.strip().endswith("ended 0")
+
+
+def test_this_installation_works_from_any_directory(tmp_path: Path) -> None:
+    told = _run_from_both(sys.executable, "import tamis.modules; print('here')", tmp_path)
+    assert told.split() == ["here", "here"]
 
 
 def test_nothing_but_tamis_reaches_the_top_level(installed: Path, tmp_path: Path) -> None:
