@@ -38,18 +38,19 @@ class ModelExport(Callback):
         self._trained = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse to overwrite before any time is spent."""
-        if stage != "fit":
-            return
-        folder = self._folder(trainer)
-        self._trained = False
-        if trainer.ckpt_path is None and folder.is_dir() and any(folder.iterdir()):
-            raise FileExistsError(f"{folder} already holds a model; choose another run_dir or folder, or remove it")
-        if not isinstance(pl_module, Exportable):
+        """Refuse a module that writes nothing before any time is spent."""
+        if stage == "fit" and not isinstance(pl_module, Exportable):
             raise MisconfigurationException(f"{type(pl_module).__name__} has no export(folder); remove ModelExport")
+        self._trained = False
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to overwrite before any time is spent; only by now a trainer tells that it goes on."""
+        if not trainer.strategy.restore_checkpoint_after_setup:
+            self._refuse_model_of_another_run(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """There will be something to write, unless a resumed run has no epoch left."""
+        self._refuse_model_of_another_run(trainer)
         self._trained = True
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -62,6 +63,11 @@ class ModelExport(Callback):
             rank_zero_info(f"Model written to {folder}")
         elif is_sharded(pl_module):
             pl_module.export(folder)  # gives its part, and writes nothing
+
+    def _refuse_model_of_another_run(self, trainer: Trainer) -> None:
+        folder = self._folder(trainer)
+        if trainer.ckpt_path is None and folder.is_dir() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} already holds a model; choose another run_dir or folder, or remove it")
 
     def _folder(self, trainer: Trainer) -> Path:
         return Path(self.folder) if self.folder else Path(trainer.default_root_dir) / "model"

@@ -122,7 +122,12 @@ def test_the_trained_model_is_left_where_the_next_stage_finds_it(
 def test_a_folder_that_holds_something_is_refused_before_training(tmp_path: Path) -> None:
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "model.safetensors").write_text("mine")
-    model = BoringModel()
+
+    class Exporting(BoringModel):
+        def export(self, folder: Path) -> None:
+            (folder / "mine").write_text("theirs")
+
+    model = Exporting()
     with pytest.raises(FileExistsError, match="taken already holds a model; choose another run_dir or folder"):
         _trainer(tmp_path, ModelExport(str(tmp_path / "taken"))).fit(model)
     assert (tmp_path / "taken" / "model.safetensors").read_text() == "mine"
