@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from tamis import quickstart
 from tamis.cli import run
@@ -23,13 +25,30 @@ def _blocks(language: str) -> list[str]:
 
 
 COMMANDS = [line for block in _blocks("bash") for line in block.splitlines() if line.strip()]
-TAMIS = [command for command in COMMANDS if command.startswith("tamis ")]
+# Two documents may give the same command: it is run once.
+TAMIS = [command for command in dict.fromkeys(COMMANDS) if command.startswith("tamis ")]
 
 #: Commands for several processes, devices or machines stand in blocks of their own: their options are read here.
 ELSEWHERE = [line for block in _blocks("sh") for line in block.splitlines() if " fit " in line]
 
-#: Commands that draw 320 answers an iteration.
-_IN_THE_LOOP = re.compile(r"tamis fit --config configs/quickstart/(raft|bond|iterative_dpo|rloo|grpo|ppo_|pf_ppo_)")
+#: What the language models' commands are made smaller in: every one of these options that a command's config sets.
+_SIZES = {
+    "model.max_new_tokens": 8,
+    "data.batch_size": 4,
+    "data.eval_batch_size": 4,
+    "update.minibatch_size": 4,
+}
+
+
+def _smaller(command: str) -> list[str]:
+    config = yaml.safe_load((ROOT / command.split("--config ")[1].split()[0]).read_text())
+    options = [(option, *option.split("."), size) for option, size in _SIZES.items()]
+    return [f"--{option}={size}" for option, part, name, size in options if name in _init_args(config, part)]
+
+
+def _init_args(config: dict[str, Any], part: str) -> dict[str, Any]:
+    found: dict[str, Any] = config.get(part, {}).get("init_args", {})
+    return found
 
 
 def _small(command: str, run_dir: Path) -> list[str]:
@@ -52,14 +71,15 @@ def _small(command: str, run_dir: Path) -> list[str]:
     if "phantoms" in command:
         train = 400 if "--data.shots" in command else 30  # the rarest class is 1.5 % of them
         sizes = [f"--data.train_images={train}", "--data.val_images=15", "--data.test_images=15", "--data.batch_size=4"]
-        steps[words[0]] += [*sizes, f"--data.root={run_dir}-phantoms"]
-    if "data/radimagenet" in command:  # phantoms, too
+        steps[words[0]] += [*sizes, f"--data.root=data/phantoms-{train}"]  # drawn by the first command that reads them
+    elif "data/radimagenet" in command:  # phantoms, too
         steps[words[0]] += ["--data.image_size=64", "--data.batch_size=4", "--data.num_workers=0"]
+        steps[words[0]].append("--model.backbone=test_resnet")
+        if "pretraining" in command:
+            steps[words[0]].append("--model.policy_backbone=test_resnet")
         steps[words[0]].append(f"--data.cache_dir={run_dir}-cache")
-    if _IN_THE_LOOP.search(command):
-        steps["fit"] += ["--model.max_new_tokens=16", "--data.batch_size=16", "--update.minibatch_size=16"]
-    if "tamis test --config configs/code" in command:
-        steps["test"].append("--model.max_new_tokens=16")
+    elif not re.search("configs/(transfer|medmnist)/|/(reliability|preferences).yaml", command):  # many answers differ
+        steps[words[0]] += _smaller(command)
     if "humaneval.yaml" in command:  # the package with the tasks is an extra
         steps["test"].append("--data.test=data/humaneval.jsonl")
     common = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false", f"--run_dir={run_dir}"]
@@ -71,8 +91,7 @@ def test_command(command: str, workspace: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(workspace)
     heated = re.search(r"--model.weights (\S+)", command)
     if heated is not None and not Path(heated[1]).exists():
-        backbone = "resnet18" if "data/radimagenet" in command else "test_resnet"
-        ImageClassifier(backbone, num_classes=15).export(Path(heated[1]))
+        ImageClassifier("test_resnet", num_classes=15).export(Path(heated[1]))
     cli = run(_small(command, tmp_path / "run"))
     assert cli.trainer.default_root_dir == str(tmp_path / "run")
 

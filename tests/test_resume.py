@@ -122,11 +122,11 @@ def settings(quickstart: Path, tiny_model: str, pairs: Path, npz: Path) -> dict[
             options={"accumulate_grad_batches": 2},
         ),
         "reward_model": Setting(
-            lambda: RewardModel(tiny_model, optimizer=_Adam), lambda: Preferences(f"{pairs}[:24]", batch_size=4)
+            lambda: RewardModel(tiny_model, optimizer=_Adam), lambda: Preferences(f"{pairs}[:14]", batch_size=4)
         ),
         "dpo": Setting(
             lambda: PreferenceOptimization(tiny_model, optimizer=_Adam),
-            lambda: Preferences(f"{pairs}[:16]", 0.0, batch_size=4),
+            lambda: Preferences(f"{pairs}[:12]", 0.0, batch_size=4),
         ),
     }
 
@@ -144,7 +144,8 @@ def run(setting: Setting, folder: Path, checkpoint: Path | None = None) -> Outco
     seed_everything(0, workers=True, verbose=False)
     torch.rand(7 if checkpoint else 1)  # a resumed run may have drawn anything before
     module, diary = setting.module(), Diary()
-    checkpoints = RunCheckpoints(every_n_iterations=1, keep=None)
+    every = 1 if checkpoint is None else 99  # nobody reads those of a resumed run
+    checkpoints = RunCheckpoints(every_n_iterations=every, keep=None)
     trainer = Trainer(
         default_root_dir=folder,
         accelerator="cpu",
