@@ -42,13 +42,12 @@ _SIZES = {
 
 def _smaller(command: str) -> list[str]:
     config = yaml.safe_load((ROOT / command.split("--config ")[1].split()[0]).read_text())
-    options = [(option, *option.split("."), size) for option, size in _SIZES.items()]
-    return [f"--{option}={size}" for option, part, name, size in options if name in _init_args(config, part)]
-
-
-def _init_args(config: dict[str, Any], part: str) -> dict[str, Any]:
-    found: dict[str, Any] = config.get(part, {}).get("init_args", {})
-    return found
+    sizes = []
+    for option, size in _SIZES.items():
+        part, name = option.split(".")
+        if name in config.get(part, {}).get("init_args", {}):
+            sizes.append(f"--{option}={size}")
+    return sizes
 
 
 def _small(command: str, run_dir: Path) -> list[str]:
