@@ -3,7 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from tamis.demo.images import ArmResult, ImageResults, run_images
+from tamis.datamodules import Phantoms
+from tamis.demo.images import ARMS, METRICS, ArmResult, ImageResults, results_figure, run_images
+from tamis.modules import NoiseMaskPretraining
 
 
 def results(baseline: list[float], learned: list[float]) -> ImageResults:
@@ -29,6 +31,18 @@ def test_one_seed_gets_the_binomial_error() -> None:
     # sqrt((.5 * .5 + .5 * .5) / 2000) = .0158
     text = results([0.5], [0.5]).summary()
     assert text.endswith("accuracy +0.000 ± 0.016 (1 seed and 2000 test images): no difference beyond noise.")
+
+
+def test_the_figure_shows_one_image_of_each_anatomy(tmp_path: Path, phantoms: Path) -> None:
+    data = Phantoms(str(phantoms), 30, 15, 15, phantom_size=48, image_size=32, batch_size=15)
+    data.setup("fit")
+    module = NoiseMaskPretraining("test_resnet", "test_resnet", num_classes=15, grid=4, kernel_size=3)
+    arms = [ArmResult(name, {metric: [0.5, 0.6] for metric in METRICS}) for name in ARMS]
+    figure = results_figure(ImageResults(arms, [0, 1], [], 15, tmp_path / "p.png"), module, data)
+    figure.savefig(tmp_path / "p.png")
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert [title.splitlines()[0] for title in titles[:3]] == ["CT abd", "MR brain", "CT lung"]
+    assert len(titles) == 6  # five anatomies, and the scores
 
 
 def test_no_seed_is_refused(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import torch
 
 from ..callbacks import MaskDiagnostics
 from ..cli import TamisCLI, run
+from ..datamodules.images import ImageDataModule
 from ..functional import Difference
+from ..modules import NoiseMaskPretraining
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,7 +112,7 @@ def run_images(folder: Path, seeds: Sequence[int]) -> ImageResults:
     test_images = tuned.datamodule.split("test").images
     results = ImageResults(arms, list(seeds), learned, test_images, folder / "noise_mask.png")
     (folder / "metrics.json").write_text(json.dumps(_as_json(results), indent=2) + "\n")
-    results_figure(results, pretrained).savefig(results.picture, dpi=120)
+    results_figure(results, pretrained.model, pretrained.datamodule).savefig(results.picture, dpi=120)
     return results
 
 
@@ -123,22 +125,21 @@ def _against_random(run: TamisCLI) -> Difference:
     return diagnostics.last.differences["random"]
 
 
-def results_figure(results: ImageResults, gallery: TamisCLI) -> Figure:
+def results_figure(results: ImageResults, module: NoiseMaskPretraining, data: ImageDataModule) -> Figure:
     """Left: images and their masks in the learned arm. Right: the arms' test metrics with standard errors."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     panels = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.15, 1))
-    _draw_examples(panels[0, 0], gallery)
+    _draw_examples(panels[0, 0], module, data)
     _draw_scores(panels[0, 1].subplots(), results)
     return figure
 
 
-def _draw_examples(figure: SubFigure, gallery: TamisCLI, count: int = 5) -> None:
-    module, data = gallery.model, gallery.datamodule
+def _draw_examples(figure: SubFigure, module: NoiseMaskPretraining, data: ImageDataModule, count: int = 5) -> None:
     raw = next(iter(data.val_dataloader()))
     batch = data.on_after_batch_transfer(raw, 0)
-    rows = _one_of_each_anatomy(batch.labels.tolist(), data.class_names)[:count]
+    rows = _one_of_each(data.class_groups["anatomy"], batch.labels.tolist())[:count]
     images = batch.images[rows]
     drawn, expected = module.draw_masks(images.to(module.device))
     axes = figure.subplots(3, len(rows), squeeze=False)
@@ -149,7 +150,7 @@ def _draw_examples(figure: SubFigure, gallery: TamisCLI, count: int = 5) -> None
         axes[1, column].imshow(expected[column, 0].cpu().numpy(), cmap="viridis", vmin=0, vmax=float(drawn.max()))
         axes[2, column].imshow((image * mask).numpy(), **grey)
         name = data.class_names[int(batch.labels[row])]
-        axes[0, column].set_title(name.split("-", 1)[1].replace("_", "\n", 1), fontsize=8)
+        axes[0, column].set_title(_title(name), fontsize=8)
     for axis, heading in zip(axes[:, 0], ("image", "expected mask", "under a mask"), strict=True):
         axis.set_ylabel(heading, fontsize=9)
     for axis in axes.flat:
@@ -171,12 +172,18 @@ def _draw_scores(axis: Axes, results: ImageResults) -> None:
     axis.legend(frameon=False)
 
 
-def _one_of_each_anatomy(labels: list[int], class_names: list[str]) -> list[int]:
-    """The first row of each anatomy (the label's part before the dash)."""
+def _title(class_name: str) -> str:
+    """``CT__abd__liver_lesion`` as two short lines."""
+    modality, anatomy, *pathology = class_name.split("__")
+    return "\n".join([f"{modality} {anatomy}", *pathology]).replace("_", " ")
+
+
+def _one_of_each(group_of_class: list[str], labels: list[int]) -> list[int]:
+    """The first row of each group of classes."""
     first: dict[str, int] = {}
     for row, label in enumerate(labels):
-        first.setdefault(class_names[label].split("-")[0], row)
-    return [first[anatomy] for anatomy in sorted(first)]
+        first.setdefault(group_of_class[label], row)
+    return [first[group] for group in sorted(first)]
 
 
 def _run_arm(folder: Path, arm: ArmResult, seed: int) -> tuple[TamisCLI, TamisCLI]:
