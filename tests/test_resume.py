@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer, seed_everything
@@ -57,14 +59,19 @@ class Diary(PolicyCallback):
     def on_update_end(
         self, trainer: Trainer, module: PolicyModule, rollout: Rollout, stats: Mapping[str, Tensor]
     ) -> None:
-        page: dict[str, Any] = {"actions": rollout.actions, "rewards": rollout.rewards, **stats}
+        page: dict[str, Any] = {"actions": rollout.actions, "rewards": rollout.rewards, "draws": draws(), **stats}
         self.pages[module.iteration] = {name: value for name, value in page.items() if "timing" not in name}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not isinstance(pl_module, PolicyModule):
-            self.pages[trainer.global_step] = {"loss": outputs["loss"]}
+            self.pages[trainer.global_step] = {"loss": outputs["loss"], "draws": draws()}
+
+
+def draws() -> list[Any]:
+    """A number of each global generator, such as dropout would take."""
+    return [torch.rand(1), random.random(), float(np.random.rand())]
 
 
 class Setting(NamedTuple):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from tamis.callbacks import FaultGuard, PolicyCallback, ReinforceUpdate, RunCheckpoints
@@ -136,10 +136,27 @@ def test_repeated_faults_leave_the_state_of_before(npz: Path, tmp_path: Path) ->
 
     remember = Remember()
     with pytest.raises(RepeatedFaults):
-        fit(tmp_path, npz, RunCheckpoints(1), Poison(), remember, FaultGuard(2))
+        fit(tmp_path, npz, RunCheckpoints(1), Poison(), remember, FaultGuard(3))
+    assert written(tmp_path) == [3, 5]  # none while steps are skipped, until they are too many
     newest = max((tmp_path / "checkpoints").iterdir())
     state = torch.load(newest, weights_only=True)["state_dict"]
     assert all(torch.equal(value, remember.good[name]) for name, value in state.items())
+
+
+def test_the_last_one_comes_when_the_run_has_left_everything(npz: Path, tmp_path: Path) -> None:
+    """From one behind the last epoch nothing is done any more, not even the export that failed."""
+
+    class Failing(Callback):
+        def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            raise OSError("no room for the model")
+
+    with pytest.raises(OSError, match="no room"):
+        fit(tmp_path, npz, RunCheckpoints(1, keep=None), Failing())
+    assert [path for path in written_names(tmp_path) if not path.startswith(".")][-1] == "iteration=00000005.ckpt"
+
+
+def written_names(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
 
 
 def changed(path: Path, **facts: Any) -> Path:
@@ -262,3 +279,5 @@ def test_parts_of_a_sequence() -> None:
 
     _, told = resumed(made(0.1, sequence(2)), made(0.1, sequence(3)))
     assert told == ["StepLR.step_size: 2 -> 3"]
+    as_before, changed_rate = (resumed(made(0.1, sequence(2)), made(rate, sequence(2)))[0] for rate in (0.1, 0.5))
+    assert changed_rate == pytest.approx(5 * as_before)
